@@ -99,7 +99,7 @@ function(gaekju_proto)
     endif()
     string(REGEX REPLACE "\\.proto$" ".pb" stem ${GAEKJU_GENERATED_DIR}/${proto})
     add_custom_command(
-      OUTPUT ${stem}.h ${stem}.cc
+      OUTPUT ${stem}.cc ${stem}.h  # in this order: ninja looks for the first in the dependency file
       COMMAND protobuf::protoc ${import_path} --cpp_out=${GAEKJU_GENERATED_DIR} --dependency_out=${stem}.d ${file}
       DEPENDS ${file} protobuf::protoc
       DEPFILE ${stem}.d
