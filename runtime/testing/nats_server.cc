@@ -1,0 +1,1 @@
+#include "runtime/testing/nats_server.h"
