@@ -1,0 +1,1 @@
+#include "runtime/rpc_client.h"

@@ -1,0 +1,1 @@
+#include "runtime/uuid.h"
