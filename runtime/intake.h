@@ -1,0 +1,49 @@
+// intake.h: turns what comes from the bus (commands, answers, events) into items of the turn loop, and settles it afterwards.
+//
+//   Intake intake(options, context, &loop, &bus);
+//   spec.handler = [&](BusDelivery delivery) { intake.Take(std::move(delivery)); };
+//
+// A message may carry many envelopes; it is acked when each has been committed. What can never work (undecodable, unknown type, refused
+// by its decider as an event) goes to the subject gaekju.dead.<context> with the reason, and is acked once that is stored.
+//
+// Thread-safe. Take returns at once.
+#ifndef GAEKJU_RUNTIME_INTAKE_H_
+#define GAEKJU_RUNTIME_INTAKE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/time/time.h"
+#include "flow/turn.h"
+#include "runtime/bus.h"
+#include "runtime/turn_loop.h"
+
+namespace gaekju::runtime {
+
+class Intake {
+ public:
+  struct Options {
+    std::string context;
+    absl::Duration nak_delay = absl::Milliseconds(500);
+    std::function<std::string()> make_uuid;  // for Caller::request_uuid
+    // A dead letter; `what` names the message.
+    std::function<void(const std::string& what, const std::string& reason)> dead;
+  };
+  Intake(Options options, TurnLoop* loop, Bus* bus);
+
+  void Take(BusDelivery delivery);
+
+  int64_t dead_count() const { return dead_count_; }
+
+ private:
+  const Options options_;
+  TurnLoop* const loop_;
+  Bus* const bus_;
+  std::atomic<int64_t> dead_count_{0};
+};
+
+}  // namespace gaekju::runtime
+
+#endif  // GAEKJU_RUNTIME_INTAKE_H_

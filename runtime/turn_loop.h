@@ -1,0 +1,195 @@
+// turn_loop.h: the thread that runs a context's turns. It takes whatever waits, loads the rows, runs the handlers, commits, and only
+// then answers, acks, calls and publishes. No timer in the batching: a turn takes what came while the last one was committing.
+//
+//   TurnLoop loop(context, options, outputs);
+//   loop.Start();
+//   loop.Submit({.handler = loop.FindHandler(method), .message = …, .caller = …, .deadline_us = …, .done = …});
+//   loop.Drain(absl::Seconds(10));
+//
+// Promises:
+// 1. `done` of a Request is called exactly once, after the COMMIT of the turn that decided it, on a thread of the loop or inside Submit.
+// 2. `settled` of bus items is called exactly once: OK after COMMIT; InvalidArgument when the item can never work (a dead letter);
+//    Unavailable when it was not processed (ask again later).
+// 3. While the database is down, what waits stays; Requests whose deadline passes meanwhile, or that find the queue full, are refused
+//    UNAVAILABLE with RetryInfo.
+// 4. One item that breaks a turn (its row violates a constraint) fails alone: the turn is run again item by item.
+//
+// Thread-safe.
+#ifndef GAEKJU_RUNTIME_TURN_LOOP_H_
+#define GAEKJU_RUNTIME_TURN_LOOP_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/time/time.h"
+#include "flow/turn.h"
+#include "runtime/outbox.h"
+#include "runtime/turn_store.h"
+
+namespace gaekju::runtime {
+
+// A request whose caller waits.
+struct Request {
+  const flow::Handler* handler = nullptr;
+  std::unique_ptr<google::protobuf::Message> message;
+  flow::Caller caller;
+  int64_t deadline_us = 0;  // microseconds since 1970; 0: none
+  std::function<void(flow::Answer)> done;
+};
+
+// A step that came over the bus. With caller.reply_to, its answer goes out through the outbox.
+struct Command {
+  const flow::Handler* handler = nullptr;
+  std::unique_ptr<google::protobuf::Message> message;
+  flow::Caller caller;
+  std::string order_id;
+  std::string step_id;
+  bool undo = false;
+  std::function<void(absl::Status)> settled;
+};
+
+// An event of another context; caller.event says which.
+struct Event {
+  const flow::Handler* handler = nullptr;
+  std::unique_ptr<google::protobuf::Message> message;
+  flow::Caller caller;
+  std::function<void(absl::Status)> settled;
+};
+
+// What one turn did, for metrics.
+struct TurnStats {
+  int item_count = 0;
+  int row_count = 0;
+  int outbox_row_count = 0;
+  int rerun_count = 0;  // times the turn was run again
+  int64_t load_us = 0;
+  int64_t handle_us = 0;
+  int64_t commit_us = 0;
+};
+
+// Where a turn's results go after its COMMIT. Each may be null. Called on the loop's second thread, in the order of the turns.
+struct TurnOutputs {
+  std::function<void(int64_t incarnation, std::vector<OutboxRow> rows)> committed;  // Relay::Committed
+  // Makes the call and reports its end once, on any thread.
+  std::function<void(flow::Call, std::function<void(flow::StepResult)>)> call;
+  std::function<void(flow::Resend)> resend;
+  std::function<void(const flow::Table&, const std::string& key)> changed;  // rows that were written
+  std::function<void(const TurnStats&)> turn;
+  // A Request or bus item that failed alone; `reason` for the log.
+  std::function<void(const std::string& what, const std::string& reason)> failed;
+  std::function<void(bool up, const std::string& why)> database;  // the writer connection came or went
+};
+
+class TurnLoop {
+ public:
+  struct Options {
+    PgOptions pg;
+    int turn_items_max = 512;
+    int queue_requests_max = 8192;  // Requests; bus items are bounded by the bus's max_ack_pending
+    int item_retries_max = 8;       // kRetry answers in a row, and lone reruns of an item that the database refuses
+    absl::Duration reconnect_backoff_min = absl::Milliseconds(20);
+    absl::Duration reconnect_backoff_max = absl::Seconds(1);
+    absl::Duration timer_interval = absl::Milliseconds(200);
+    std::function<void(const char* point)> failpoint;  // for tests, see TurnStore
+    std::function<int64_t()> now_us;                   // null: the system's clock
+  };
+
+  // `context` outlives the loop.
+  TurnLoop(const flow::Context& context, Options options, TurnOutputs outputs);
+  ~TurnLoop();  // stops without draining
+
+  void Start();
+  // Takes no new Requests, finishes what waits and who waits, then stops. Those left after `timeout` are answered UNAVAILABLE.
+  // True when nothing was left. Results of calls and bus items are still taken while it runs.
+  bool Drain(absl::Duration timeout);
+
+  // Returns a ticket for Cancel, or 0 when `done` was called already.
+  uint64_t Submit(Request request);
+  // The caller is gone: a waiting Request is forgotten, without `done`, unless its turn has begun.
+  void Cancel(uint64_t ticket);
+  void Submit(Command command);
+  void Submit(Event event);
+  void Submit(flow::StepResult result, std::string traceparent, std::function<void(absl::Status)> settled);
+
+  // By the full name of the method or of the event's message; null when the context has none.
+  const flow::Handler* FindHandler(absl::string_view method) const;
+  const flow::Handler* FindEvent(absl::string_view type) const;
+  bool takes_results() const { return context_.on_result != nullptr; }
+
+  bool database_up() const { return database_up_; }
+  int queue_depth() const { return queue_depth_; }
+  int waiter_count() const { return waiter_count_; }
+
+ private:
+  struct Item;
+  struct Waiter;
+  struct Finished;
+
+  void Run();
+  void RunTimer();
+  void RunAfterCommit();
+  std::vector<std::unique_ptr<Item>> Take();
+  void Enqueue(std::unique_ptr<Item> item, bool front = false);
+  bool EnsureConnected();
+  // Runs the items as one turn until it is committed; those that cannot be are failed.
+  void RunTurn(std::vector<std::unique_ptr<Item>> items);
+  absl::Status TryTurn(std::vector<std::unique_ptr<Item>>& items, Finished* finished);
+  void HandleItem(Item& item, flow::Turn& turn);
+  void Fail(Item& item, absl::Status why);
+  void AnswerCommand(const Item& item, const flow::Answer& answer, flow::Turn& turn);
+  void Finish(std::unique_ptr<Finished> finished);
+  void ExpireWaiting(int64_t now_us);
+  int64_t Now();
+  flow::Answer Unavailable(absl::string_view reason, absl::string_view message) const;
+
+  const flow::Context& context_;
+  const Options options_;
+  const TurnOutputs outputs_;
+  TurnStore store_;
+  absl::flat_hash_map<std::string, const flow::Handler*> handlers_;
+  absl::flat_hash_map<std::string, const flow::Handler*> events_;
+  absl::flat_hash_map<const flow::Handler*, std::string> response_types_;
+  std::string timer_sql_;
+
+  std::mutex mutex_;
+  std::condition_variable wake_;      // items, or a change of state
+  std::condition_variable quiet_;     // for Drain
+  std::deque<std::unique_ptr<Item>> queue_;
+  int queued_requests_ = 0;
+  bool started_ = false;
+  bool draining_ = false;
+  bool stopping_ = false;
+  bool running_turn_ = false;
+  int finishing_ = 0;       // turns committed whose results are still being handed out
+  int calls_open_ = 0;
+  uint64_t next_ticket_ = 1;
+  absl::flat_hash_set<uint64_t> cancelled_;
+  absl::flat_hash_set<std::string> timer_keys_;  // queued or running
+  std::multimap<std::string, Waiter> waiters_;   // by wait_key
+  std::deque<std::unique_ptr<Finished>> finished_;
+  std::condition_variable finished_wake_;
+
+  std::atomic<bool> database_up_{false};
+  std::atomic<int> queue_depth_{0};
+  std::atomic<int> waiter_count_{0};
+  std::atomic<int64_t> item_us_{100};  // moving mean of the time one item takes
+  int64_t last_now_us_ = 0;
+
+  std::thread thread_, timer_thread_, after_thread_;
+};
+
+}  // namespace gaekju::runtime
+
+#endif  // GAEKJU_RUNTIME_TURN_LOOP_H_
