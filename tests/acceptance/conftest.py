@@ -1,0 +1,44 @@
+"""The house that the acceptance tests of one module share. Each test gets it whole again, and uses its own buyers and products."""
+
+import pathlib
+
+import pytest
+
+from gaekju_house import House, ROOT
+from shop import Shop
+
+STOREFRONTS = [
+    ROOT / "storefronts" / "fashion.textproto",
+    *sorted((pathlib.Path(__file__).parent / "storefronts").glob("*.textproto")),
+]
+
+
+@pytest.fixture(scope="module")
+def module_house(cluster, tmp_path_factory):
+    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=STOREFRONTS) as house:
+        house.start()
+        yield house
+
+
+@pytest.fixture
+def house(module_house):
+    module_house.heal()
+    return module_house
+
+
+@pytest.fixture
+def fashion(house):
+    """The Fashion shop as it is sold."""
+    return Shop(house, "fashion")
+
+
+@pytest.fixture
+def by_hand(house):
+    """Fashion whose owner accepts orders, and confirms cancels, in person."""
+    return Shop(house, "fashion-by-hand")
+
+
+@pytest.fixture
+def direct(house):
+    """Fashion's Req/Resp variant: the buyer waits for the delivery too."""
+    return Shop(house, "fashion-direct")

@@ -1,0 +1,437 @@
+"""A private house: PostgreSQL, nats-server and one `gaekju serve` per context, on loopback, in a temporary folder.
+
+    with Cluster(folder) as cluster, House(cluster, storefronts=[...]) as house:
+        house.start()
+        house.kill("store")             # kill -9, and it stays down
+        house.start("store")            # again, on the same port; waits until it serves
+        house.freeze("payment")         # SIGSTOP: slow without end
+        house.thaw("payment")
+        with house.locked("payment", "payment"):   # its turns wait inside PostgreSQL
+            ...
+        house.wipe_bus()                # nats-server comes back with nothing in its store
+
+The harness starts the processes itself instead of `gaekju up`, whose supervisor would bring a context back that a test wants down.
+Everything waits on conditions. Start and stop processes from the main thread only: they die with the thread that made them.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import pwd
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import grpc
+from grpc_health.v1 import health_pb2
+from grpc_health.v1 import health_pb2_grpc
+import psycopg
+
+from stubs import CLIENTS, CONTEXTS, ROOT
+
+SECONDS_TO_START = float(os.environ.get("GAEKJU_TEST_START_SECONDS", "30"))
+SECONDS_TO_CONVERGE = float(os.environ.get("GAEKJU_TEST_CONVERGE_SECONDS", "75"))  # twice JetStream's AckWait, and some
+
+
+def gaekju_binary():
+    """GAEKJU_BIN (or GAEKJU_BINARY), or the binary of build/$GAEKJU_BUILD (release, else dev)."""
+    named = os.environ.get("GAEKJU_BIN") or os.environ.get("GAEKJU_BINARY")
+    if named:
+        return pathlib.Path(named).resolve()
+    wanted = os.environ.get("GAEKJU_BUILD")
+    for build in [wanted] if wanted else ["release", "dev"]:
+        binary = ROOT / "build" / build / "app" / "gaekju"
+        if binary.exists():
+            return binary
+    raise FileNotFoundError("no gaekju binary: build it (./dev build), or set GAEKJU_BIN")
+
+
+class TimedOut(AssertionError):
+    """A condition did not come true in time."""
+
+
+def eventually(condition, what, timeout=SECONDS_TO_CONVERGE, every=0.02):
+    """Polls until `condition()` is true (or returns something true) and returns that. RPC errors count as "not yet"."""
+    deadline = time.monotonic() + timeout
+    last = None
+    while True:
+        try:
+            last = condition()
+            if last:
+                return last
+        except (grpc.RpcError, AssertionError, psycopg.OperationalError, LookupError) as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise TimedOut(f"not within {timeout:.0f} s: {what}; at last: {last!r}")
+        time.sleep(every)
+
+
+def free_ports(count):
+    """Ports that are free now, and below the range from which the kernel picks ports for outgoing connections, so that a port
+    stays free while its process is down."""
+    low = 10000
+    high = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports = []
+    while len(ports) < count:
+        port = random.SystemRandom().randrange(low, high)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+class Process:
+    """A child process with its log. Dies with the test session, whatever happens to that."""
+
+    def __init__(self, argv, log, user=None, env=None):
+        self.argv = [str(arg) for arg in argv]
+        self.log = pathlib.Path(log)
+        wrapper = ["setpriv", "--pdeathsig", "KILL"]
+        if user:
+            wrapper += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+        self._out = open(self.log, "ab")
+        self._out.write(f"\n--- {' '.join(self.argv)}\n".encode())
+        self._out.flush()
+        self.popen = subprocess.Popen(
+            [*wrapper, *self.argv], stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT, cwd="/",
+            env=env, start_new_session=True)
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    def alive(self):
+        return self.popen.poll() is None
+
+    def send(self, signal_number):
+        self.popen.send_signal(signal_number)
+
+    def end(self, signal_number, timeout=20):
+        """Sends a signal, waits for the end and returns the exit code. SIGKILL when it does not end."""
+        if self.alive():
+            self.send(signal_number)
+            if signal_number != signal.SIGKILL:
+                self.send(signal.SIGCONT)
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+            raise TimedOut(f"{self.argv[0]} {self.argv[1:3]} did not end within {timeout} s of signal {signal_number}")
+        finally:
+            self._out.close()
+
+    def log_tail(self, lines=25):
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+
+def _postgres_bin():
+    for folder in [os.environ.get("GAEKJU_PG_BIN"), *sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]:
+        if folder and (pathlib.Path(folder) / "initdb").exists():
+            return pathlib.Path(folder)
+    found = shutil.which("initdb")
+    if found:
+        return pathlib.Path(found).parent
+    raise FileNotFoundError("no PostgreSQL server programs: install postgresql, or set GAEKJU_PG_BIN")
+
+
+class Cluster:
+    """A PostgreSQL of our own, with the durability of production. Houses make databases in it."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+        self.port = free_ports(1)[0]
+        self._bin = _postgres_bin()
+        self._user = None
+        if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+            self._user = "postgres"
+        self._process = None
+
+    def __enter__(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        data = self.folder / "data"
+        if self._user:
+            account = pwd.getpwnam(self._user)
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+            for parent in self.folder.parents:  # pytest makes its folders private to us
+                if parent == pathlib.Path("/tmp"):
+                    break
+                with contextlib.suppress(PermissionError):
+                    parent.chmod(parent.stat().st_mode | 0o011)
+        initdb = [self._bin / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C",
+                  "--no-sync"]
+        if self._user:
+            initdb = ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups", *initdb]
+        subprocess.run([str(arg) for arg in initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        settings = {
+            "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
+            "max_connections": 400, "shared_buffers": "128MB", "max_wal_size": "4GB",
+        }
+        argv = [self._bin / "postgres", "-D", data]
+        for name, value in settings.items():
+            argv += ["-c", f"{name}={value}"]
+        self._process = Process(argv, self.folder.parent / f"{self.folder.name}.log", user=self._user)
+        eventually(lambda: self.connect("postgres").close() or True, "PostgreSQL answers", SECONDS_TO_START)
+        return self
+
+    def __exit__(self, *_):
+        if self._process:
+            self._process.end(signal.SIGINT)
+
+    def dsn(self, database):
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database, **options):
+        return psycopg.connect(self.dsn(database), **{"autocommit": True, "connect_timeout": 5, **options})
+
+    def create(self, database):
+        with self.connect("postgres") as connection:
+            connection.execute(f'CREATE DATABASE "{database}"')
+
+    def drop(self, database):
+        with self.connect("postgres") as connection:
+            connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+
+
+class House:
+    """Six contexts, their databases and their bus. Not started until start()."""
+
+    def __init__(self, cluster, folder, storefronts=(), flags=None):
+        """`storefronts`: files that the order context serves. `flags`: context -> more flags for its process."""
+        self.cluster = cluster
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.storefronts = self.folder / "storefronts"
+        self.storefronts.mkdir()
+        for file in storefronts:
+            shutil.copy(file, self.storefronts)
+        self.name = f"t{random.SystemRandom().getrandbits(40):010x}"
+        self.flags = dict(flags or {})
+        ports = free_ports(2 * len(CONTEXTS) + 2)
+        self.ports = dict(zip(CONTEXTS, ports))
+        self.metrics_ports = dict(zip(CONTEXTS, ports[len(CONTEXTS):]))
+        self.nats_port, self.nats_http_port = ports[-2:]
+        self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
+        self.processes = {}    # context -> Process, while it runs
+        self._frozen = set()
+        self._channels = {}
+        for context in CONTEXTS:
+            cluster.create(self.database(context))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for channel in self._channels.values():
+            channel.close()
+        for name in [name for name in self.processes if name != "nats"] + ["nats"]:
+            self.kill(name)
+        for context in CONTEXTS:
+            self.cluster.drop(self.database(context))
+
+    # ------------------------------------------------------------------ processes
+    def database(self, context):
+        return f"{self.name}_{context}"
+
+    def argv(self, context):
+        peers = ",".join(f"{name}=127.0.0.1:{port}" for name, port in self.ports.items())
+        return [
+            gaekju_binary(), "serve", context,
+            f"--listen=127.0.0.1:{self.ports[context]}",
+            f"--metrics=127.0.0.1:{self.metrics_ports[context]}",
+            f"--database={self.cluster.dsn(self.database(context))}",
+            f"--nats={self.nats_url}",
+            f"--peers={peers}",
+            f"--storefronts={self.storefronts}",
+            *self.flags.get(context, []),
+        ]
+
+    def launch(self, name):
+        """Starts a process and does not wait for it."""
+        assert name not in self.processes, f"{name} is running"
+        if name == "nats":
+            config = self.folder / "nats.conf"
+            config.write_text(
+                f'listen: "127.0.0.1:{self.nats_port}"\nhttp: "127.0.0.1:{self.nats_http_port}"\n'
+                f'jetstream {{ store_dir: "{self.folder}/jetstream", max_file_store: 16G }}\n'
+                "max_payload: 2MB\n")
+            argv = ["nats-server", "-c", config]
+        else:
+            argv = self.argv(name)
+        self.processes[name] = Process(argv, self.folder / f"{name}.log")
+
+    def start(self, *names):
+        """Starts what is named (everything that is down, without a name) and waits until it serves."""
+        names = names or tuple(name for name in ("nats", *CONTEXTS) if name not in self.processes)
+        for name in names:
+            self.launch(name)
+        for name in names:
+            self.wait_ready(name)
+
+    def wait_ready(self, name, timeout=SECONDS_TO_START):
+        def ready():
+            process = self.processes[name]
+            if not process.alive():
+                code = process.popen.returncode
+                raise RuntimeError(f"{name} ended with {code} instead of serving:\n{process.log_tail()}")
+            if name == "nats":
+                with socket.create_connection(("127.0.0.1", self.nats_port), timeout=1):
+                    return True
+            return self.serving(name)
+
+        def quietly():
+            try:
+                return ready()
+            except OSError:
+                return False
+
+        eventually(quietly, f"{name} serves; its log:\n{self.processes[name].log_tail()}", timeout)
+
+    def serving(self, context):
+        """What the context's health service says."""
+        answer = health_pb2_grpc.HealthStub(self.channel(context)).Check(
+            health_pb2.HealthCheckRequest(), timeout=2)
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
+    def heal(self):
+        """Everything runs and serves again, whatever a test did."""
+        for name in list(self._frozen):
+            self.thaw(name)
+        for name in list(self.processes):
+            if not self.processes[name].alive():
+                self.processes.pop(name).end(signal.SIGKILL)
+        down = [name for name in ("nats", *CONTEXTS) if name not in self.processes]
+        for name in down:
+            self.launch(name)
+        for name in ("nats", *CONTEXTS):
+            self.wait_ready(name)
+
+    def running(self, name):
+        return name in self.processes and self.processes[name].alive()
+
+    def stop(self, name):
+        """SIGTERM; returns the exit code. It stays down."""
+        self._frozen.discard(name)
+        return self.processes.pop(name).end(signal.SIGTERM)
+
+    def kill(self, name):
+        """kill -9. It stays down."""
+        self._frozen.discard(name)
+        process = self.processes.pop(name, None)
+        if process:
+            process.end(signal.SIGKILL)
+
+    def restart(self, name):
+        self.kill(name)
+        self.start(name)
+
+    def freeze(self, name):
+        self.processes[name].send(signal.SIGSTOP)
+        self._frozen.add(name)
+
+    def thaw(self, name):
+        self._frozen.discard(name)
+        if self.running(name):
+            self.processes[name].send(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def frozen(self, name):
+        self.freeze(name)
+        try:
+            yield
+        finally:
+            self.thaw(name)
+
+    @contextlib.contextmanager
+    def down(self, name):
+        """Killed for a while, then back and serving."""
+        self.kill(name)
+        try:
+            yield
+        finally:
+            if name not in self.processes:
+                self.start(name)
+
+    def wipe_bus(self):
+        """nats-server is killed, its store deleted, and it comes back empty."""
+        self.kill("nats")
+        shutil.rmtree(self.folder / "jetstream", ignore_errors=True)
+        self.start("nats")
+
+    # ------------------------------------------------------------------ looking in from outside
+    def channel(self, context):
+        if context not in self._channels:
+            self._channels[context] = grpc.insecure_channel(f"127.0.0.1:{self.ports[context]}", options=[
+                ("grpc.initial_reconnect_backoff_ms", 50), ("grpc.min_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 200), ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_retries", 0), ("grpc.max_send_message_length", -1),
+            ])
+        return self._channels[context]
+
+    def client(self, context):
+        return CLIENTS[context](self.channel(context))
+
+    def connect(self, context, **options):
+        return self.cluster.connect(self.database(context), **options)
+
+    @contextlib.contextmanager
+    def locked(self, context, table):
+        """Nobody else can read or write the table: the context's turns that touch it wait inside PostgreSQL."""
+        with self.connect(context, autocommit=False) as connection:
+            connection.execute(f'LOCK TABLE "{table}" IN ACCESS EXCLUSIVE MODE')
+            try:
+                yield Lock(self, context, table)
+            finally:
+                connection.rollback()
+
+    def metric(self, context, name):
+        """Sum of a metric over its labels; 0 when there is none yet."""
+        import urllib.request
+        url = f"http://127.0.0.1:{self.metrics_ports[context]}/metrics"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines
+                   if line.split("{")[0].split(" ")[0] == name)
+
+    def logs(self, lines=25):
+        """The end of every process's log, for a failing test's report."""
+        parts = []
+        for name in ("nats", *CONTEXTS):
+            log = self.folder / f"{name}.log"
+            if log.exists():
+                tail = "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+                parts.append(f"----- {name}{'' if self.running(name) else ' (down)'}\n{tail}")
+        return "\n".join(parts)
+
+
+class Lock:
+    """A table that a test holds; says when the context has come to wait for it."""
+
+    def __init__(self, house, context, table):
+        self._house = house
+        self._context = context
+        self._table = table
+
+    def waiters(self):
+        with self._house.cluster.connect("postgres") as connection:
+            return connection.execute(
+                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = %s",
+                [self._house.database(self._context)]).fetchone()[0]
+
+    def wait_for_waiter(self):
+        eventually(self.waiters, f"{self._context} waits for its table {self._table}")
+
+
+def up_json(folder):
+    """What `gaekju up` wrote about itself."""
+    return json.loads((pathlib.Path(folder) / "up.json").read_text())
