@@ -1,0 +1,614 @@
+#include "flow/saga.h"
+
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "google/protobuf/empty.pb.h"
+#include "google/protobuf/unknown_field_set.h"
+#include "google/rpc/code.pb.h"
+
+namespace gaekju::flow {
+namespace {
+
+using order::v1::Order;
+using order::v1::OrderRecord;
+using order::v1::Saga;
+using order::v1::Task;
+using order::v1::TASK_STATE_ASKED;
+using order::v1::TASK_STATE_DONE;
+using order::v1::TASK_STATE_PENDING;
+using order::v1::TASK_STATE_REFUSED;
+using order::v1::TASK_STATE_SKIPPED;
+using order::v1::TASK_STATE_UNSPECIFIED;
+using storefront::v1::GRPC;
+using storefront::v1::Via;
+
+constexpr char kDomain[] = "gaekju.order.v1.OrderService";
+// After a call's deadline, this long until it is made again by whoever finds it unanswered (its process may have died).
+constexpr int64_t kCallGrace_us = 1'000'000;
+// What a caller is told to wait before trying again.
+constexpr int64_t kRetryAfter_us = 2'000'000;
+
+void SetTime(int64_t us, google::protobuf::Timestamp* time) {
+  time->set_seconds(us / 1'000'000);
+  time->set_nanos(static_cast<int32_t>(us % 1'000'000 * 1000));
+}
+
+bool Waiting(order::v1::TaskState state) { return state == TASK_STATE_ASKED || state == TASK_STATE_PENDING; }
+
+// The order's total is the first `Money amount` that a step answers. Read by field number, so that any context can tell it.
+void ReadAmount(const PlanStep& step, const std::string& response, Order* order) {
+  const auto* field = step.response == nullptr ? nullptr : step.response->FindFieldByName("amount");
+  if (field == nullptr || field->is_repeated() || field->message_type() != type::v1::Money::descriptor()) return;
+  google::protobuf::Empty fields;
+  if (!fields.ParseFromString(response)) return;
+  const auto& unknown = fields.GetReflection()->GetUnknownFields(fields);
+  for (int i = 0; i < unknown.field_count(); ++i) {
+    if (unknown.field(i).number() == field->number() &&
+        unknown.field(i).type() == google::protobuf::UnknownField::TYPE_LENGTH_DELIMITED) {
+      type::v1::Money amount;
+      if (amount.ParseFromString(unknown.field(i).length_delimited())) *order->mutable_total() = amount;
+    }
+  }
+}
+
+google::rpc::Status Unreachable(const PlanStep& step) {
+  return MakeStatus(google::rpc::UNAVAILABLE, kDomain, "STEP_UNREACHABLE",
+                    absl::StrCat("step \"", step.id, "\": the ", step.context,
+                                 " service could not be reached; please try again in a moment"),
+                    "", kRetryAfter_us);
+}
+
+}  // namespace
+
+int64_t RetryDelay(int64_t first_us, int64_t max_us, int attempts, uint64_t salt) {
+  int64_t delay = first_us;
+  for (int i = 1; i < attempts && delay < max_us; ++i) delay *= 2;
+  delay = std::min(delay, max_us);
+  const int64_t spread = delay / 4;
+  return delay - spread / 2 + static_cast<int64_t>(salt % static_cast<uint64_t>(spread + 1));
+}
+
+SagaRun::SagaRun(const Plan& plan, OrderRecord* record, int64_t now_us)
+    : plan_(plan),
+      record_(*record),
+      order_(*record->mutable_order()),
+      saga_(*record->mutable_saga()),
+      now_us_(now_us) {
+  GK_CHECK(saga_.tasks_size() == 0 || saga_.tasks_size() == static_cast<int>(plan.steps.size()))
+      << "plan " << plan.storefront << "@" << plan.revision << " is not the order's";
+}
+
+std::string SagaRun::WireStepId(const Plan& plan, const Saga& saga, int i) {
+  const PlanStep& step = plan.steps[i];
+  return step.in_cancel && saga.cancel_round() > 1 ? absl::StrCat(step.id, ".", saga.cancel_round()) : step.id;
+}
+
+int SagaRun::StepOfWireId(const Plan& plan, const Saga& saga, const std::string& wire_id) {
+  for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
+    if (WireStepId(plan, saga, i) == wire_id) return i;
+  }
+  return -1;
+}
+
+bool SagaRun::Has(Fact fact) const { return std::find(facts_.begin(), facts_.end(), fact) != facts_.end(); }
+
+int64_t SagaRun::Jittered(int64_t first_us, int64_t max_us, int attempts, int i, bool undo) const {
+  const uint64_t salt = FingerprintBytes(absl::StrCat(order_.order_id(), "/", step(i).id, undo ? "-" : "+", attempts));
+  return now_us_ + RetryDelay(first_us, max_us, attempts, salt);
+}
+
+// ---- what holds
+
+bool SagaRun::UnderWay() const {
+  switch (order_.state()) {
+    case Order::STATE_PLACING:
+    case Order::STATE_PLACED:
+    case Order::STATE_CANCEL_REQUESTED:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool SagaRun::CancelUnderWay() const {
+  return order_.state() == Order::STATE_CANCEL_REQUESTED || order_.state() == Order::STATE_CANCELLING;
+}
+
+bool SagaRun::Held(int i) {
+  const Task& t = task(i);
+  return !step(i).undo_method.empty() && t.undo_state() != TASK_STATE_DONE &&
+         (t.undo_state() != TASK_STATE_UNSPECIFIED || Waiting(t.state()) || t.state() == TASK_STATE_DONE);
+}
+
+bool SagaRun::Undone(int i) {
+  const Task& t = task(i);
+  if (t.undo_state() != TASK_STATE_UNSPECIFIED) return t.undo_state() == TASK_STATE_DONE;
+  if (t.state() == TASK_STATE_SKIPPED || t.state() == TASK_STATE_REFUSED) return true;
+  return step(i).undo_method.empty() && t.state() == TASK_STATE_DONE;
+}
+
+bool SagaRun::Blocked(int i) {
+  const Task& t = task(i);
+  if (t.state() == TASK_STATE_DONE) return false;
+  if (t.deferred() || t.state() == TASK_STATE_PENDING) return true;
+  return std::any_of(step(i).after.begin(), step(i).after.end(), [this](int j) { return Blocked(j); });
+}
+
+bool SagaRun::NothingUndoneYet() {
+  for (int i = 0; i < plan_.place_count; ++i) {
+    if (task(i).undo_state() != TASK_STATE_UNSPECIFIED) return false;
+  }
+  return true;
+}
+
+// ---- inputs
+
+void SagaRun::Place() {
+  GK_CHECK(saga_.tasks_size() == 0);
+  for (const PlanStep& s : plan_.steps) saga_.add_tasks()->set_step_id(s.id);
+  order_.set_storefront(plan_.storefront);
+  order_.set_storefront_revision(plan_.revision);
+  order_.set_currency_code(plan_.currency_code);
+  SetTime(now_us_, order_.mutable_create_time());
+  SetState(Order::STATE_PLACING);
+  Advance();
+}
+
+SagaRun::CancelReply SagaRun::RequestCancel() {
+  switch (order_.state()) {
+    case Order::STATE_REJECTING:
+    case Order::STATE_REJECTED:
+      return CancelReply::kRejected;
+    case Order::STATE_CANCEL_REQUESTED:
+      return CancelReply::kWait;
+    case Order::STATE_CANCELLING:
+    case Order::STATE_CANCELLED:
+      Advance();
+      return Has(Fact::kCancelAnswered) ? CancelReply::kDone : CancelReply::kWait;
+    default:
+      break;
+  }
+  if (!plan_.has_cancel) return CancelReply::kNotOffered;
+  if (saga_.cancel_refused()) return CancelReply::kBusy;
+  changed_ = true;
+  if (order_.state() == Order::STATE_PLACING) {
+    saga_.set_cancel_requested(true);
+    return CancelReply::kWait;
+  }
+  BeginCancel();
+  Advance();
+  return Has(Fact::kCancelAnswered) ? CancelReply::kDone : CancelReply::kWait;
+}
+
+void SagaRun::OnResult(const StepResult& result) {
+  const int i = StepOfWireId(plan_, saga_, result.step_id);
+  if (i < 0) return;
+  Task& t = task(i);
+  if (result.undo) {
+    if (!Waiting(t.undo_state())) return;
+    changed_ = true;
+    if (result.unreachable || result.outcome == Outcome::OUTCOME_REFUSED) {
+      // An undo cannot be refused: whoever refuses it is broken, and is asked until it is not.
+      t.set_deferred(true);
+      t.set_undo_retry_time_us(Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.undo_attempts(), i, true));
+    } else if (result.outcome == Outcome::OUTCOME_PENDING) {
+      t.set_undo_state(TASK_STATE_PENDING);
+      t.set_undo_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
+    } else {
+      t.set_undo_state(TASK_STATE_DONE);
+      t.set_undo_retry_time_us(0);
+    }
+    Advance();
+    return;
+  }
+  if (!Waiting(t.state())) return;
+  const bool in_course = t.undo_state() == TASK_STATE_UNSPECIFIED;
+  changed_ = true;
+  if (result.unreachable) {
+    if (t.state() == TASK_STATE_PENDING || !in_course) return;
+    const bool buyer_is_waiting = step(i).in_cancel ? order_.state() == Order::STATE_CANCEL_REQUESTED
+                                                    : order_.state() == Order::STATE_PLACING;
+    if (step(i).buyer_waits && step(i).fail_on_unavailable && buyer_is_waiting) {
+      if (step(i).in_cancel) {
+        RefuseCancel(Unreachable(step(i)));
+      } else {
+        Reject(Unreachable(step(i)), /*retryable=*/true);
+      }
+    } else {
+      t.set_deferred(true);
+      if (t.retry_time_us() != 0) {
+        t.set_retry_time_us(Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.attempts(), i, false));
+      }
+    }
+  } else if (result.outcome == Outcome::OUTCOME_PENDING) {
+    t.set_state(TASK_STATE_PENDING);
+    if (t.retry_time_us() != 0) {
+      t.set_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
+    }
+  } else {
+    t.set_answer(result.payload);
+    t.set_retry_time_us(0);
+    t.set_expire_time_us(0);
+    t.set_state(result.outcome == Outcome::OUTCOME_DONE ? TASK_STATE_DONE : TASK_STATE_REFUSED);
+    if (t.state() == TASK_STATE_DONE && !step(i).in_cancel && !order_.has_total()) {
+      ReadAmount(step(i), result.payload, &order_);
+    }
+    if (t.state() == TASK_STATE_REFUSED && in_course) {
+      google::rpc::Status status;
+      if (!status.ParseFromString(result.payload) || status.code() == 0) {
+        status = MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_REFUSED",
+                            absl::StrCat("step \"", step(i).id, "\" was refused"));
+      }
+      if (!step(i).in_cancel && UnderWay()) {
+        Reject(status, /*retryable=*/false);
+      } else if (step(i).in_cancel && CancelUnderWay() && NothingUndoneYet()) {
+        RefuseCancel(status);
+      }
+    }
+  }
+  Advance();
+}
+
+void SagaRun::OnDue() {
+  for (int i = 0; i < saga_.tasks_size(); ++i) {
+    Task& t = task(i);
+    if (Waiting(t.undo_state())) {
+      if (t.undo_retry_time_us() != 0 && t.undo_retry_time_us() <= now_us_) {
+        Via via = storefront::v1::JETSTREAM;
+        if (order_.state() == Order::STATE_CANCELLING) {
+          for (const PlanUndo& undo : plan_.cancel_undos) {
+            if (undo.step == i) via = undo.via;
+          }
+        }
+        AskUndo(i, via);
+      }
+      continue;
+    }
+    if (!Waiting(t.state()) || t.undo_state() != TASK_STATE_UNSPECIFIED) continue;
+    if (t.expire_time_us() != 0 && t.expire_time_us() <= now_us_) {
+      changed_ = true;
+      t.set_expire_time_us(0);
+      const auto status = MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_EXPIRED",
+                                     absl::StrCat("step \"", step(i).id, "\": nobody answered in time"));
+      if (!step(i).in_cancel && UnderWay()) {
+        Reject(status, /*retryable=*/false);
+        continue;
+      }
+      if (step(i).in_cancel && CancelUnderWay() && NothingUndoneYet()) {
+        RefuseCancel(status);
+        continue;
+      }
+    }
+    if (t.retry_time_us() != 0 && t.retry_time_us() <= now_us_) AskStep(i);
+  }
+  Advance();
+}
+
+// ---- transitions
+
+void SagaRun::SetState(Order::State state) {
+  changed_ = true;
+  order_.set_state(state);
+}
+
+void SagaRun::Reject(const google::rpc::Status& status, bool retryable) {
+  if (order_.state() == Order::STATE_CANCEL_REQUESTED || saga_.cancel_requested()) {
+    RefuseCancel(MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "ORDER_REJECTED",
+                            "the order was refused while its cancel was under way"));
+  }
+  saga_.set_place_refusal(status.SerializeAsString());
+  saga_.set_place_retryable(retryable);
+  order_.set_reject_reason(ReasonOf(status));
+  SetState(Order::STATE_REJECTING);
+  if (plan_.rejected_is_readable && !retryable) record_.set_visible(true);
+  SkipUnasked();
+  facts_.push_back(Fact::kRejected);
+}
+
+void SagaRun::BeginCancel() {
+  saga_.set_cancel_requested(false);
+  saga_.clear_cancel_refusal();
+  saga_.set_cancel_round(saga_.cancel_round() + 1);
+  for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
+    task(i).Clear();
+    task(i).set_step_id(step(i).id);
+  }
+  SetState(Order::STATE_CANCEL_REQUESTED);
+}
+
+void SagaRun::RefuseCancel(const google::rpc::Status& status) {
+  changed_ = true;
+  saga_.set_cancel_requested(false);
+  saga_.set_cancel_refusal(status.SerializeAsString());
+  saga_.set_cancel_refused(true);
+  cancel_was_accepted_ = order_.has_cancel_time();
+  order_.clear_cancel_time();
+  facts_.push_back(Fact::kCancelRefused);
+  for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
+    if (!Held(i)) task(i).set_state(TASK_STATE_SKIPPED);
+    task(i).set_retry_time_us(0);
+    task(i).set_expire_time_us(0);
+  }
+  if (order_.state() == Order::STATE_PLACING) return;
+  bool completed = true;
+  for (int i = 0; i < plan_.place_count; ++i) {
+    Task& t = task(i);
+    if (t.state() == TASK_STATE_SKIPPED) t.set_state(TASK_STATE_UNSPECIFIED);
+    if (Waiting(t.state()) && t.retry_time_us() == 0) t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
+    completed = completed && t.state() == TASK_STATE_DONE;
+  }
+  if (completed && !order_.has_end_time()) SetTime(now_us_, order_.mutable_end_time());
+  SetState(completed ? Order::STATE_COMPLETED : Order::STATE_PLACED);
+}
+
+// Steps that nobody will ask any more, and those in course that have nothing to take back.
+void SagaRun::SkipUnasked() {
+  for (int i = 0; i < plan_.place_count; ++i) {
+    Task& t = task(i);
+    if (t.state() == TASK_STATE_UNSPECIFIED || (Waiting(t.state()) && step(i).undo_method.empty())) {
+      t.set_state(TASK_STATE_SKIPPED);
+    }
+    bool to_be_undone = order_.state() == Order::STATE_REJECTING;
+    for (const PlanUndo& undo : plan_.cancel_undos) to_be_undone |= undo.step == i;
+    if (to_be_undone || t.state() == TASK_STATE_SKIPPED) {
+      t.set_retry_time_us(0);
+      t.set_expire_time_us(0);
+    }
+  }
+}
+
+void SagaRun::AskStep(int i) {
+  changed_ = true;
+  Task& t = task(i);
+  t.set_attempts(t.attempts() + 1);
+  if (t.state() == TASK_STATE_UNSPECIFIED) {
+    t.set_state(TASK_STATE_ASKED);
+    if (step(i).expires_after_us > 0) t.set_expire_time_us(now_us_ + step(i).expires_after_us);
+  }
+  if (t.state() == TASK_STATE_PENDING) {
+    t.set_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
+  } else if (step(i).via == GRPC) {
+    t.set_retry_time_us(now_us_ + step(i).deadline_us + kCallGrace_us);
+  } else {
+    t.set_retry_time_us(Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.attempts(), i, false));
+  }
+  asks_.push_back({i, /*undo=*/false, step(i).via});
+}
+
+void SagaRun::AskUndo(int i, Via via) {
+  changed_ = true;
+  Task& t = task(i);
+  t.set_undo_attempts(t.undo_attempts() + 1);
+  if (t.undo_state() == TASK_STATE_UNSPECIFIED) {
+    t.set_undo_state(TASK_STATE_ASKED);
+    t.set_deferred(false);
+    t.set_retry_time_us(0);
+    t.set_expire_time_us(0);
+  }
+  if (t.undo_state() == TASK_STATE_PENDING) {
+    t.set_undo_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
+  } else if (via == GRPC) {
+    t.set_undo_retry_time_us(now_us_ + step(i).deadline_us + kCallGrace_us);
+  } else {
+    t.set_undo_retry_time_us(Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.undo_attempts(), i, true));
+  }
+  asks_.push_back({i, /*undo=*/true, via});
+}
+
+bool SagaRun::AskReadySteps() {
+  bool asked = false;
+  const bool place = UnderWay();
+  const bool cancel = CancelUnderWay();
+  for (int i = 0; i < saga_.tasks_size(); ++i) {
+    if (task(i).state() != TASK_STATE_UNSPECIFIED) continue;
+    const PlanStep& s = step(i);
+    if (s.in_cancel ? !cancel : !place) continue;
+    bool ready = std::all_of(s.after.begin(), s.after.end(), [&](int j) {
+      // A step of cancel that was refused too late to matter does not hold up the rest.
+      return task(j).state() == TASK_STATE_DONE || (s.in_cancel && task(j).state() == TASK_STATE_REFUSED);
+    });
+    ready = ready && std::all_of(s.after_undo.begin(), s.after_undo.end(), [&](int j) { return Undone(j); });
+    if (!s.after_undo.empty() && order_.state() != Order::STATE_CANCELLING) ready = false;
+    if (!ready) continue;
+    AskStep(i);
+    asked = true;
+  }
+  return asked;
+}
+
+bool SagaRun::AskReadyUndos() {
+  bool asked = false;
+  if (order_.state() == Order::STATE_CANCELLING) {
+    for (const PlanUndo& undo : plan_.cancel_undos) {
+      if (!Held(undo.step) || task(undo.step).undo_state() != TASK_STATE_UNSPECIFIED) continue;
+      const bool ready =
+          std::all_of(undo.after.begin(), undo.after.end(),
+                      [&](int j) {
+                        return task(j).state() == TASK_STATE_DONE || task(j).state() == TASK_STATE_REFUSED;
+                      }) &&
+          std::all_of(undo.after_undo.begin(), undo.after_undo.end(), [&](int j) { return Undone(j); });
+      if (!ready) continue;
+      AskUndo(undo.step, undo.via);
+      asked = true;
+    }
+  }
+  // Taking back in reverse: what depends on a step first. The steps of a refused order, and those of a refused cancel.
+  const bool rejecting = order_.state() == Order::STATE_REJECTING;
+  for (int i = 0; i < saga_.tasks_size(); ++i) {
+    if (step(i).in_cancel ? !saga_.cancel_refused() : !rejecting) continue;
+    if (!Held(i) || task(i).undo_state() != TASK_STATE_UNSPECIFIED) continue;
+    bool ready = true;
+    for (int j = 0; j < saga_.tasks_size(); ++j) {
+      const auto& after = step(j).after;
+      if (std::find(after.begin(), after.end(), i) != after.end() && !Undone(j)) ready = false;
+    }
+    if (!ready) continue;
+    AskUndo(i, storefront::v1::JETSTREAM);
+    asked = true;
+  }
+  return asked;
+}
+
+bool SagaRun::SettlePhase() {
+  const int all = saga_.tasks_size();
+  auto done = [&](int i) { return task(i).state() == TASK_STATE_DONE; };
+  if (saga_.cancel_refused()) {
+    bool held = false;
+    for (int i = plan_.place_count; i < all; ++i) held |= Held(i);
+    if (!held) {
+      saga_.set_cancel_refused(false);
+      changed_ = true;
+    }
+  }
+  switch (order_.state()) {
+    case Order::STATE_PLACING: {
+      for (int i = 0; i < plan_.place_count; ++i) {
+        if (step(i).buyer_waits && !done(i) && !Blocked(i)) return false;
+      }
+      SetTime(now_us_, order_.mutable_place_time());
+      record_.set_visible(true);
+      SetState(Order::STATE_PLACED);
+      facts_.push_back(Fact::kPlaced);
+      if (saga_.cancel_requested()) BeginCancel();
+      return true;
+    }
+    case Order::STATE_PLACED: {
+      for (int i = 0; i < plan_.place_count; ++i) {
+        if (!done(i)) return false;
+      }
+      SetTime(now_us_, order_.mutable_end_time());
+      SetState(Order::STATE_COMPLETED);
+      facts_.push_back(Fact::kCompleted);
+      return true;
+    }
+    case Order::STATE_CANCEL_REQUESTED: {
+      for (int i = plan_.place_count; i < all; ++i) {
+        if (step(i).buyer_waits && !done(i) && !Blocked(i)) return false;
+      }
+      SetTime(now_us_, order_.mutable_cancel_time());
+      order_.clear_end_time();
+      SetState(Order::STATE_CANCELLING);
+      SkipUnasked();
+      facts_.push_back(Fact::kCancelAccepted);
+      return true;
+    }
+    case Order::STATE_CANCELLING: {
+      for (const PlanUndo& undo : plan_.cancel_undos) {
+        if (!Undone(undo.step)) return false;
+      }
+      for (int i = 0; i < all; ++i) {
+        const auto state = task(i).state();
+        if (step(i).in_cancel && state != TASK_STATE_DONE && state != TASK_STATE_REFUSED) return false;
+        if (!step(i).in_cancel && Waiting(state) && task(i).undo_state() != TASK_STATE_DONE) return false;
+      }
+      SetTime(now_us_, order_.mutable_end_time());
+      SetState(Order::STATE_CANCELLED);
+      facts_.push_back(Fact::kCancelCompleted);
+      return true;
+    }
+    case Order::STATE_REJECTING: {
+      if (saga_.cancel_refused()) return false;
+      for (int i = 0; i < plan_.place_count; ++i) {
+        if (!Undone(i)) return false;
+      }
+      SetTime(now_us_, order_.mutable_end_time());
+      SetState(Order::STATE_REJECTED);
+      facts_.push_back(Fact::kRejectCompleted);
+      return true;
+    }
+    default:
+      return false;
+  }
+}
+
+void SagaRun::Advance() {
+  while (true) {
+    bool moved = AskReadySteps();
+    moved |= AskReadyUndos();
+    moved |= SettlePhase();
+    if (!moved) break;
+  }
+  if (order_.state() == Order::STATE_CANCELLING || order_.state() == Order::STATE_CANCELLED) {
+    bool answered = true;
+    for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
+      if (step(i).buyer_waits && task(i).state() == TASK_STATE_ASKED && !Blocked(i)) answered = false;
+    }
+    for (const PlanUndo& undo : plan_.cancel_undos) {
+      const Task& t = task(undo.step);
+      if (undo.buyer_waits && t.undo_state() == TASK_STATE_ASKED && !t.deferred()) answered = false;
+    }
+    if (answered) facts_.push_back(Fact::kCancelAnswered);
+  }
+  UpdateStatus();
+  UpdateDueTime();
+}
+
+void SagaRun::UpdateStatus() {
+  const PlanStatus* word = nullptr;
+  for (const PlanStatus& status : plan_.statuses) {
+    bool holds = false;
+    if (status.done >= 0) {
+      holds = task(status.done).state() == TASK_STATE_DONE;
+    } else if (status.undone >= 0) {
+      holds = order_.has_cancel_time() && Undone(status.undone);
+    } else {
+      switch (status.stage) {
+        case storefront::v1::PLACED:
+          holds = order_.has_place_time();
+          break;
+        case storefront::v1::COMPLETED:
+          holds = true;
+          for (int i = 0; i < plan_.place_count; ++i) holds = holds && task(i).state() == TASK_STATE_DONE;
+          break;
+        case storefront::v1::CANCELLING:
+          holds = order_.has_cancel_time();
+          break;
+        case storefront::v1::CANCELLED:
+          holds = order_.state() == Order::STATE_CANCELLED;
+          break;
+        case storefront::v1::REJECTED:
+          holds = order_.state() == Order::STATE_REJECTING || order_.state() == Order::STATE_REJECTED;
+          break;
+        default:
+          break;
+      }
+    }
+    if (holds) word = &status;
+  }
+  const std::string code = word == nullptr ? "" : word->code;
+  if (order_.status_code() == code) return;
+  order_.set_status_code(code);
+  if (word == nullptr) {
+    order_.clear_status_text();
+  } else {
+    order_.mutable_status_text()->set_ko(word->ko);
+    order_.mutable_status_text()->set_en(word->en);
+  }
+  changed_ = true;
+  facts_.push_back(Fact::kStatusChanged);
+}
+
+void SagaRun::UpdateDueTime() {
+  int64_t due = 0;
+  auto earliest = [&due](int64_t time_us) {
+    if (time_us != 0 && (due == 0 || time_us < due)) due = time_us;
+  };
+  for (const Task& t : saga_.tasks()) {
+    if (Waiting(t.state())) {
+      earliest(t.retry_time_us());
+      earliest(t.expire_time_us());
+    }
+    if (Waiting(t.undo_state())) earliest(t.undo_retry_time_us());
+  }
+  // An earlier time than needed is kept while it has not passed: the column is indexed, and most orders end before it comes.
+  const int64_t kept = record_.due_time_us();
+  if (due != 0 && kept != 0 && kept <= due && kept > now_us_) return;
+  if (kept != due) {
+    record_.set_due_time_us(due);
+    changed_ = true;
+  }
+}
+
+}  // namespace gaekju::flow
