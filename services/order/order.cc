@@ -302,9 +302,10 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
     return NotFound(request.order_id());
   }
   const flow::Plan& plan = PinnedPlan(book, *found);
-  OrderRecord& record = turn.Edit<OrderRecord>(kOrders, request.order_id());
+  OrderRecord record = *found;
   SagaRun run(plan, &record, turn.now_us());
   const SagaRun::CancelReply reply = run.RequestCancel();
+  if (run.changed()) turn.Edit<OrderRecord>(kOrders, request.order_id()) = record;
   Flush(plan, run, record, turn);
   switch (reply) {
     case SagaRun::CancelReply::kDone:

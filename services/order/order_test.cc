@@ -1,0 +1,363 @@
+#include "services/order/order.h"
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flow/storefront.h"
+#include "flow/turn.h"
+#include "gaekju/catalog/v1/catalog_service.pb.h"
+#include "gaekju/order/v1/order.pb.h"
+#include "gaekju/order/v1/order_events.pb.h"
+#include "gaekju/order/v1/order_service.pb.h"
+#include "gaekju/payment/v1/payment_service.pb.h"
+#include "google/protobuf/text_format.h"
+#include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "services/testing/turn_harness.h"
+
+namespace gaekju::order {
+namespace {
+
+using flow::Answer;
+using flow::Outcome;
+using order::v1::CancelOrderRequest;
+using order::v1::GetOrderRequest;
+using order::v1::Order;
+using order::v1::OrderRecord;
+using order::v1::PlaceOrderRequest;
+using order::v1::PlaceOrderResponse;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr char kShop[] = R"(
+id: "shop" display_name { ko: "가게" en: "Shop" } currency_code: "KRW"
+place {
+  step { id: "quote" call: "catalog.Quote" via: GRPC }
+  step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" }
+  step { id: "accept" call: "store.AcceptOrder" via: JETSTREAM after: "pay" }
+}
+cancel { step { undo: "accept" } step { undo: "pay" } }
+status { stage: PLACED code: "PLACED" text { ko: "주문" en: "Placed" } }
+status { done: "accept" code: "ACCEPTED" text { ko: "점주승인" en: "Accepted" } }
+)";
+
+// The same shop, with a word for refused orders.
+std::string ReadableShop() {
+  return std::string(kShop) + R"(status { stage: REJECTED code: "REJECTED" text { ko: "예약불가" en: "Impossible" } })";
+}
+
+class FakeBook : public PlanBook {
+ public:
+  explicit FakeBook(const std::string& text) : plan_(*flow::ParseStorefront(text, "")) {}
+  const flow::Plan* Current(const std::string& storefront) const override {
+    return storefront == plan_.storefront ? &plan_ : nullptr;
+  }
+  const flow::Plan* Pinned(const std::string&, const std::string&) const override { return &plan_; }
+
+ private:
+  flow::Plan plan_;
+};
+
+class OrderTest : public ::testing::Test {
+ protected:
+  explicit OrderTest(const std::string& text = kShop)
+      : book_(text), context_(MakeOrderContext(&book_)), shop_(*context_) {}
+
+  static PlaceOrderRequest Request(const std::string& request_id = "r1") {
+    PlaceOrderRequest request;
+    request.set_storefront("shop");
+    request.set_request_id(request_id);
+    request.set_customer_id("c1");
+    request.set_payment_method("card");
+    auto* line = request.add_lines();
+    line->set_product_id("p1");
+    line->set_quantity(2);
+    return request;
+  }
+  Answer Place(const PlaceOrderRequest& request, const std::string& order_id = "o1") {
+    flow::Caller caller;
+    caller.request_uuid = order_id;
+    return shop_.Call(request, caller);
+  }
+  Answer Cancel(const std::string& order_id = "o1", const std::string& customer_id = "") {
+    CancelOrderRequest request;
+    request.set_order_id(order_id);
+    request.set_customer_id(customer_id);
+    return shop_.Call(request);
+  }
+  void Result(const std::string& step, Outcome outcome, const std::string& payload = "", bool undo = false,
+              bool unreachable = false) {
+    flow::StepResult result;
+    result.order_id = "o1";
+    result.step_id = step;
+    result.outcome = outcome;
+    result.payload = payload;
+    result.undo = undo;
+    result.unreachable = unreachable;
+    shop_.Result(result);
+  }
+  void Quote() {
+    catalog::v1::QuoteResponse quote;
+    quote.mutable_amount()->set_currency_code("KRW");
+    quote.mutable_amount()->set_minor_units(20000);
+    Result("quote", Outcome::OUTCOME_DONE, quote.SerializeAsString());
+  }
+  void PlaceWhole() {
+    Place(Request());
+    Quote();
+    Result("pay", Outcome::OUTCOME_DONE);
+  }
+  std::unique_ptr<Order> Get(const std::string& order_id = "o1", const std::string& customer_id = "") {
+    GetOrderRequest request;
+    request.set_order_id(order_id);
+    request.set_customer_id(customer_id);
+    auto found = shop_.Get(request);
+    return std::unique_ptr<Order>(static_cast<Order*>(found.release()));
+  }
+  std::vector<std::string> Events() {
+    std::vector<std::string> types;
+    for (const auto& envelope : shop_.TakeEnvelopes()) {
+      if (envelope.kind == flow::Envelope::Kind::kEvent) types.push_back(envelope.type.substr(16));
+    }
+    return types;
+  }
+
+  FakeBook book_;
+  std::unique_ptr<flow::Context> context_;
+  testing::TurnHarness shop_;
+};
+
+TEST_F(OrderTest, PlacingCallsTheFirstStepAndHoldsTheCaller) {
+  const Answer answer = Place(Request());
+  EXPECT_EQ(answer.kind, Answer::Kind::kWait);
+  const auto calls = shop_.TakeCalls();
+  ASSERT_EQ(calls.size(), 1u);
+  EXPECT_EQ(calls[0].method, "gaekju.catalog.v1.CatalogService.Quote");
+  EXPECT_EQ(calls[0].context, "catalog");
+  EXPECT_EQ(calls[0].timeout_us, 2'000'000);
+  catalog::v1::QuoteRequest quote;
+  ASSERT_TRUE(quote.ParseFromString(calls[0].payload));
+  EXPECT_EQ(quote.order_id(), "o1");
+  EXPECT_EQ(quote.step_id(), "quote");
+  EXPECT_EQ(quote.currency_code(), "KRW");
+  EXPECT_EQ(quote.lines(0).quantity(), 2);
+  EXPECT_THAT(Events(), IsEmpty());
+  EXPECT_EQ(Get(), nullptr) << "nobody sees an order before it is taken";
+}
+
+TEST_F(OrderTest, AStepIsToldWhatTheOneBeforeAnswered) {
+  Place(Request());
+  shop_.TakeCalls();
+  Quote();
+  const auto calls = shop_.TakeCalls();
+  ASSERT_EQ(calls.size(), 1u);
+  payment::v1::CaptureRequest capture;
+  ASSERT_TRUE(capture.ParseFromString(calls[0].payload));
+  EXPECT_EQ(capture.amount().minor_units(), 20000);
+  EXPECT_EQ(capture.customer_id(), "c1");
+}
+
+TEST_F(OrderTest, TakenOrdersAnswerTheirCallerTellTheWorldAndGoOn) {
+  Place(Request());
+  Quote();
+  shop_.TakeEnvelopes();
+  Result("pay", Outcome::OUTCOME_DONE);
+  auto resolved = shop_.TakeResolved();
+  ASSERT_EQ(resolved.size(), 1u);
+  EXPECT_EQ(resolved[0].first, "o1/place");
+  PlaceOrderResponse response;
+  ASSERT_TRUE(response.ParseFromString(resolved[0].second.payload));
+  EXPECT_EQ(response.order().state(), Order::STATE_PLACED);
+  EXPECT_EQ(response.order().number(), 1);
+  EXPECT_EQ(response.order().total().minor_units(), 20000);
+  EXPECT_EQ(response.order().status_text().ko(), "주문");
+  const auto envelopes = shop_.TakeEnvelopes();
+  ASSERT_EQ(envelopes.size(), 2u);
+  EXPECT_EQ(envelopes[0].type, "gaekju.store.v1.StoreService.AcceptOrder");
+  EXPECT_EQ(envelopes[0].to, "store");
+  EXPECT_EQ(envelopes[0].reply_to, "order");
+  EXPECT_EQ(envelopes[1].type, "gaekju.order.v1.OrderPlaced");
+  EXPECT_EQ(envelopes[1].resource, "orders/o1");
+  EXPECT_EQ(envelopes[1].version, 1);
+  ASSERT_NE(Get(), nullptr);
+  Result("accept", Outcome::OUTCOME_DONE);
+  EXPECT_THAT(Events(), ElementsAre("OrderCompleted"));
+  EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
+}
+
+TEST_F(OrderTest, ARefusedOrderIsAsIfItHadNeverBeen) {
+  Place(Request());
+  Quote();
+  shop_.TakeEnvelopes();
+  Result("pay", Outcome::OUTCOME_REFUSED,
+         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined").SerializeAsString());
+  auto resolved = shop_.TakeResolved();
+  ASSERT_EQ(resolved.size(), 1u);
+  EXPECT_EQ(resolved[0].second.kind, Answer::Kind::kRefused);
+  EXPECT_EQ(flow::ReasonOf(resolved[0].second.status), "PAYMENT_DECLINED");
+  EXPECT_THAT(shop_.TakeEnvelopes(), IsEmpty());
+  EXPECT_EQ(Get(), nullptr);
+  EXPECT_EQ(Cancel().status.code(), google::rpc::NOT_FOUND);
+}
+
+TEST_F(OrderTest, TheSameRequestIsTheSameOrder) {
+  PlaceWhole();
+  const Answer again = Place(Request(), "o2");
+  EXPECT_EQ(again.kind, Answer::Kind::kDone);
+  PlaceOrderResponse response;
+  ASSERT_TRUE(response.ParseFromString(again.payload));
+  EXPECT_EQ(response.order().order_id(), "o1");
+  EXPECT_EQ(shop_.Row<OrderRecord>(kOrders, "o2"), nullptr);
+}
+
+TEST_F(OrderTest, TheSameRequestWhilePlacingWaitsForTheSameOrder) {
+  Place(Request());
+  const Answer again = Place(Request(), "o2");
+  EXPECT_EQ(again.kind, Answer::Kind::kWait);
+  EXPECT_EQ(again.wait_key, "o1/place");
+}
+
+TEST_F(OrderTest, TheSameRequestIdWithOtherContentIsRefused) {
+  PlaceWhole();
+  PlaceOrderRequest other = Request();
+  other.mutable_lines(0)->set_quantity(3);
+  const Answer answer = Place(other, "o2");
+  EXPECT_EQ(answer.status.code(), google::rpc::ALREADY_EXISTS);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "REQUEST_ID_REUSED");
+}
+
+TEST_F(OrderTest, ADeclinedRequestStaysDeclined) {
+  Place(Request());
+  Quote();
+  Result("pay", Outcome::OUTCOME_REFUSED,
+         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined").SerializeAsString());
+  EXPECT_EQ(flow::ReasonOf(Place(Request(), "o2").status), "PAYMENT_DECLINED");
+}
+
+TEST_F(OrderTest, ARequestRefusedForUnavailabilityMayTryAgain) {
+  Place(Request());
+  Result("quote", Outcome::OUTCOME_UNSPECIFIED, "", false, /*unreachable=*/true);
+  auto resolved = shop_.TakeResolved();
+  ASSERT_EQ(resolved.size(), 1u);
+  EXPECT_EQ(resolved[0].second.status.code(), google::rpc::UNAVAILABLE);
+  google::rpc::RetryInfo retry;
+  bool has_retry = false;
+  for (const auto& detail : resolved[0].second.status.details()) has_retry |= detail.UnpackTo(&retry);
+  EXPECT_TRUE(has_retry);
+  const Answer again = Place(Request(), "o2");
+  EXPECT_EQ(again.wait_key, "o2/place");
+  EXPECT_EQ(shop_.Row<OrderRecord>(kOrders, "o2")->order().number(), 2) << "refused orders leave gaps";
+}
+
+TEST_F(OrderTest, CancelAnswersAtOnceWhereNobodyIsWaitedFor) {
+  PlaceWhole();
+  Events();
+  const Answer answer = Cancel();
+  EXPECT_EQ(answer.kind, Answer::Kind::kDone);
+  EXPECT_EQ(Get()->state(), Order::STATE_CANCELLING);
+  EXPECT_THAT(Events(), ElementsAre("OrderCancelled"));
+  Result("accept", Outcome::OUTCOME_DONE, "", /*undo=*/true);
+  Result("pay", Outcome::OUTCOME_DONE, "", /*undo=*/true);
+  EXPECT_THAT(Events(), ElementsAre("OrderCancelCompleted"));
+  EXPECT_EQ(Cancel().kind, Answer::Kind::kDone) << "again is the same";
+  EXPECT_THAT(Events(), IsEmpty());
+}
+
+TEST_F(OrderTest, OthersSeeNothing) {
+  PlaceWhole();
+  EXPECT_EQ(Cancel("o1", "c2").status.code(), google::rpc::NOT_FOUND);
+  EXPECT_EQ(Cancel("o9").status.code(), google::rpc::NOT_FOUND);
+  EXPECT_NE(Cancel("o1", "c1").status.code(), google::rpc::NOT_FOUND);
+}
+
+TEST_F(OrderTest, ALostCallIsMadeAgainByItsTimer) {
+  Place(Request());
+  shop_.TakeCalls();
+  shop_.now_us += 3'500'000;
+  EXPECT_EQ(shop_.RunTimer(), 1);
+  const auto calls = shop_.TakeCalls();
+  ASSERT_EQ(calls.size(), 1u);
+  EXPECT_EQ(calls[0].step_id, "quote");
+}
+
+TEST_F(OrderTest, AnAnswerForNobodyChangesNothing) {
+  shop_.Result({.order_id = "o7", .step_id = "pay", .outcome = Outcome::OUTCOME_DONE});
+  EXPECT_EQ(shop_.written_count(), 0);
+}
+
+class ReadableOrderTest : public OrderTest {
+ protected:
+  ReadableOrderTest() : OrderTest(ReadableShop()) {}
+};
+
+TEST_F(ReadableOrderTest, AShopWithAWordForRefusedOrdersKeepsThemReadable) {
+  Place(Request());
+  Result("quote", Outcome::OUTCOME_REFUSED,
+         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "catalog", "STOCK_SHORT", "none left").SerializeAsString());
+  auto resolved = shop_.TakeResolved();
+  ASSERT_EQ(resolved.size(), 1u);
+  EXPECT_EQ(resolved[0].second.kind, Answer::Kind::kDone) << "the shop's answer is its word, not an error";
+  ASSERT_NE(Get(), nullptr);
+  EXPECT_EQ(Get()->status_text().ko(), "예약불가");
+  EXPECT_EQ(Get()->reject_reason(), "STOCK_SHORT");
+  EXPECT_THAT(Events(), IsEmpty());
+}
+
+struct BadRequestCase {
+  const char* name;
+  const char* change;  // merged into a good request
+  int code;
+  const char* reason;
+  const char* field;
+};
+
+class BadRequestTest : public OrderTest, public ::testing::WithParamInterface<BadRequestCase> {};
+
+TEST_P(BadRequestTest, NamesTheField) {
+  PlaceOrderRequest request = Request();
+  const std::string change = GetParam().change;
+  if (change.rfind("!", 0) == 0) {
+    request.GetReflection()->ClearField(&request, request.GetDescriptor()->FindFieldByName(change.substr(1)));
+  } else {
+    google::protobuf::TextFormat::Parser parser;
+    PlaceOrderRequest patch;
+    ASSERT_TRUE(parser.ParseFromString(change, &patch));
+    if (!patch.lines().empty()) request.clear_lines();
+    request.MergeFrom(patch);
+  }
+  const Answer answer = Place(request);
+  EXPECT_EQ(answer.kind, Answer::Kind::kRefused);
+  EXPECT_EQ(answer.status.code(), GetParam().code) << answer.status.DebugString();
+  EXPECT_EQ(flow::ReasonOf(answer.status), GetParam().reason);
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(answer.status.details(0).UnpackTo(&info));
+  EXPECT_EQ(info.metadata().at("field"), GetParam().field);
+  EXPECT_EQ(info.domain(), "gaekju.order.v1.OrderService");
+  EXPECT_EQ(shop_.written_count(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Requests, BadRequestTest,
+    ::testing::Values(
+        BadRequestCase{"NoStorefront", "!storefront", 3, "FIELD_INVALID", "storefront"},
+        BadRequestCase{"UnknownStorefront", "storefront: 'nowhere'", 5, "STOREFRONT_UNKNOWN", "storefront"},
+        BadRequestCase{"NoCustomer", "!customer_id", 3, "FIELD_INVALID", "customer_id"},
+        BadRequestCase{"NoLines", "!lines", 3, "FIELD_INVALID", "lines"},
+        BadRequestCase{"ZeroQuantity", "lines { product_id: 'p1' }", 3, "FIELD_INVALID", "lines[0].quantity"},
+        BadRequestCase{"NegativeQuantity", "lines { product_id: 'p1' quantity: -1 }", 3, "FIELD_INVALID",
+                       "lines[0].quantity"},
+        BadRequestCase{"SameProductTwice",
+                       "lines { product_id: 'p1' quantity: 1 } lines { product_id: 'p1' quantity: 1 }", 3,
+                       "FIELD_INVALID", "lines[1].product_id"},
+        BadRequestCase{"WrongCurrency", "expected_total { currency_code: 'USD' minor_units: 1 }", 3,
+                       "CURRENCY_MISMATCH", "expected_total.currency_code"},
+        BadRequestCase{"NegativePrice", "expected_total { currency_code: 'KRW' minor_units: -1 }", 3, "FIELD_INVALID",
+                       "expected_total.minor_units"}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace gaekju::order
