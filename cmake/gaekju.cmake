@@ -156,7 +156,7 @@ function(gaekju_library)
 endfunction()
 
 # One executable with GoogleTest's main, run from the root of the repository.
-# LABELS: `unit` unless told; anything else stays out of `unit_tests` and of the sanitizers.
+# LABELS: `unit` unless told. `integration` (starts PostgreSQL or nats-server) stays out of `unit_tests` and the sanitizers.
 function(gaekju_test)
   cmake_parse_arguments(arg "PURE" "NAME;TIMEOUT" "SRCS;DEPS;LABELS;ENV;ARGS" ${ARGN})
   gaekju_require(gaekju_test "${arg_NAME}" NAME SRCS)
@@ -275,7 +275,8 @@ function(gaekju_check_dependencies name deps)
         message(FATAL_ERROR "${name} (${layer}/) depends on ${dep} (${dep_layer}/), which is a higher layer")
       endif()
       if(layer STREQUAL "services" AND dep_layer STREQUAL "services" AND NOT folder STREQUAL dep_folder
-         AND NOT folder STREQUAL "${CMAKE_SOURCE_DIR}/services")
+         AND NOT folder STREQUAL "${CMAKE_SOURCE_DIR}/services"
+         AND NOT dep_folder STREQUAL "${CMAKE_SOURCE_DIR}/services/testing")
         message(FATAL_ERROR "${name} depends on ${dep}: no service uses another's folder, only its contract")
       endif()
     endif()

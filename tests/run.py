@@ -69,14 +69,14 @@ def one(good):
 # ---------------------------------------------------------------- C++ unit tests
 
 
-def ctest(preset):
-    """Runs the tests labelled unit of one preset and counts their GoogleTest cases."""
+def ctest(preset, label="unit"):
+    """Runs the tests of one preset that have the label, and counts their GoogleTest cases."""
     build = BUILD / preset
-    cases = build / "gtest"
+    cases = build / f"gtest-{label}"
     shutil.rmtree(cases, ignore_errors=True)
-    junit = build / "ctest.xml"
+    junit = build / f"ctest-{label}.xml"
     junit.unlink(missing_ok=True)
-    run("ctest", "--test-dir", build, "--label-regex", "^unit$", "--parallel", os.cpu_count(), "--output-on-failure",
+    run("ctest", "--test-dir", build, "--label-regex", f"^{label}$", "--parallel", os.cpu_count(), "--output-on-failure",
         "--no-tests=error", "--output-junit", junit, env={**os.environ, "GTEST_OUTPUT": f"xml:{cases}/"})
     if not junit.exists():
         return Tally(failed=1)
@@ -296,6 +296,7 @@ SUITES = {
     "unit-dev": lambda args: ctest("dev"),
     "asan": lambda args: ctest("asan"),
     "tsan": lambda args: ctest("tsan"),
+    "integration": lambda args: ctest("release", "integration"),
     "format": clang_format,
     "purity": purity,
     "contracts": contracts,
