@@ -21,6 +21,7 @@ from google.rpc import error_details_pb2
 from google.rpc import status_pb2
 
 import bus
+import oracle
 from gaekju_house import eventually
 from stubs import catalog_service, delivery_pb, delivery_service, order_pb, order_service
 from stubs import payment_pb, payment_service, store_pb, store_service, type_pb, view_service
@@ -263,13 +264,11 @@ class Shop:
     # ------------------------------------------------------------------ behind the counter: rows, as they are stored
     def records(self, customer_id):
         """What the order context stores of a buyer's orders, also of those that nobody may see."""
-        import oracle
         return [record for record in oracle.rows(self.house, "order", order_pb.OrderRecord)
                 if record.order.customer_id == customer_id]
 
     def ledger(self, order):
         """account -> sum, over the entries of one order."""
-        import oracle
         sums = {}
         for entry in oracle.rows(self.house, "payment", payment_pb.LedgerEntry):
             if entry.order_id == _id(order):

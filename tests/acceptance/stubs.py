@@ -68,6 +68,7 @@ def _load(name):
     return importlib.import_module(f"gaekju.{name}")
 
 
+storefront_pb = _load("storefront.v1.storefront_pb2")
 type_pb = _load("type.v1.type_pb2")
 step_pb = _load("flow.v1.step_pb2")
 catalog_pb = _load("catalog.v1.catalog_pb2")
