@@ -525,9 +525,10 @@ bool SagaRun::SettlePhase() {
 
 void SagaRun::Advance() {
   while (true) {
-    bool moved = AskReadySteps();
+    // The phase first: what a new phase forbids is not asked any more.
+    bool moved = SettlePhase();
+    moved |= AskReadySteps();
     moved |= AskReadyUndos();
-    moved |= SettlePhase();
     if (!moved) break;
   }
   if (order_.state() == Order::STATE_CANCELLING || order_.state() == Order::STATE_CANCELLED) {

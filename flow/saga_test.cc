@@ -396,7 +396,7 @@ TEST(Cancel, ALateRefusalOfPlacingEndsIt) {
   h.Place();
   h.Done("reserve");
   h.Cancel();
-  EXPECT_EQ(h.Refused("deliver"), "undo seller; undo reserve; cancel refused; rejected");
+  EXPECT_EQ(h.Refused("deliver"), "undo reserve; undo seller; cancel refused; rejected");
   h.Undone("seller");
   EXPECT_EQ(h.Undone("reserve"), "reject completed");
 }

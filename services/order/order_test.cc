@@ -285,7 +285,7 @@ TEST_F(OrderTest, ALostCallIsMadeAgainByItsTimer) {
 }
 
 TEST_F(OrderTest, AnAnswerForNobodyChangesNothing) {
-  shop_.Result({.order_id = "o7", .step_id = "pay", .outcome = Outcome::OUTCOME_DONE});
+  shop_.Result({.order_id = "o7", .step_id = "pay", .outcome = Outcome::OUTCOME_DONE, .payload = ""});
   EXPECT_EQ(shop_.written_count(), 0);
 }
 
