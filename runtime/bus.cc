@@ -1,1 +1,1205 @@
 #include "runtime/bus.h"
+
+#include <nats/nats.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "flow/check.h"
+#include "runtime/log.h"
+
+namespace gaekju::runtime {
+namespace {
+
+using Clock = std::chrono::steady_clock;  // never the wall clock: it may jump
+
+// A socket that takes nothing for so long is dead. nats.c holds the connection's lock while it writes, so without this bound its
+// own pings would wait behind a stuck write for ever.
+constexpr int64_t kWriteDeadlineMs = 2000;
+constexpr auto kRetryPause = std::chrono::milliseconds(100);     // after a look at the server that failed
+constexpr auto kRebuildPause = std::chrono::milliseconds(1000);  // after a connection that nats.c gave up
+constexpr int64_t kGiB = int64_t{1} << 30;
+constexpr int64_t kMaxBytesLeast = int64_t{1} << 26;  // 64 MiB
+
+struct StreamPlan {
+  const char* name;
+  const char* subject;
+  int64_t max_bytes;
+};
+constexpr StreamPlan kStreams[] = {
+    {kCommandsStream, "gaekju.command.*", kGiB},
+    {kAnswersStream, "gaekju.answer.*", kGiB},
+    {kEventsStream, "gaekju.event.*", 4 * kGiB},
+    {kDeadStream, "gaekju.dead.*", kGiB},
+};
+
+// --- owners of what nats.c allocates
+
+template <class T, void (*Free)(T*)>
+struct Freer {
+  void operator()(T* object) const { Free(object); }
+};
+template <class T, void (*Free)(T*)>
+using Owned = std::unique_ptr<T, Freer<T, Free>>;
+using OwnedMsg = Owned<natsMsg, natsMsg_Destroy>;
+using OwnedOptions = Owned<natsOptions, natsOptions_Destroy>;
+using OwnedStatistics = Owned<natsStatistics, natsStatistics_Destroy>;
+using OwnedStreamInfo = Owned<jsStreamInfo, jsStreamInfo_Destroy>;
+using OwnedConsumerInfo = Owned<jsConsumerInfo, jsConsumerInfo_Destroy>;
+
+std::string Text(natsStatus status) {
+  natsStatus last = NATS_OK;
+  const char* detail = nats_GetLastError(&last);  // of this thread
+  if (detail != nullptr && *detail != '\0' && last == status) {
+    return absl::StrCat(natsStatus_GetText(status), ": ", detail);
+  }
+  return natsStatus_GetText(status);
+}
+
+absl::Status Unavailable(absl::string_view what, natsStatus status) {
+  return absl::UnavailableError(absl::StrCat(what, ": ", Text(status)));
+}
+
+bool IsToken(absl::string_view text) {
+  return !text.empty() && text.find_first_of(" \t\r\n.*>") == text.npos;
+}
+
+// A subject to publish to: tokens between dots, no wildcards.
+bool IsSubject(absl::string_view text) {
+  for (absl::string_view token : absl::StrSplit(text, '.')) {
+    if (!IsToken(token)) return false;
+  }
+  return true;
+}
+
+bool IsHeader(absl::string_view name, absl::string_view value) {
+  if (name.empty() || value.find_first_of(absl::string_view("\r\n\0", 3)) != value.npos) return false;
+  return std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 127 && c != ':'; });
+}
+
+// --- the server's JSON acknowledgement of a publish, one line that only the server writes:
+// {"stream":"GAEKJU_EVENTS","seq":7,"duplicate":true} or {"error":{"code":503,"err_code":10077,"description":"…"},…}
+
+absl::string_view JsonValueAt(absl::string_view json, absl::string_view name) {
+  const size_t at = json.find(absl::StrCat("\"", name, "\":"));
+  if (at == json.npos) return {};
+  json.remove_prefix(at + name.size() + 3);
+  while (!json.empty() && json.front() == ' ') json.remove_prefix(1);
+  return json;
+}
+
+uint64_t JsonNumber(absl::string_view json, absl::string_view name) {
+  absl::string_view value = JsonValueAt(json, name);
+  const size_t end = value.find_first_not_of("0123456789");
+  uint64_t number = 0;
+  return absl::SimpleAtoi(value.substr(0, end), &number) ? number : 0;
+}
+
+struct PubAck {
+  absl::StatusOr<uint64_t> stream_seq;
+  bool duplicate = false;
+};
+
+PubAck ParsePubAck(absl::string_view json) {
+  constexpr uint64_t kMessageTooLarge = 10054;  // nats-server's errors.json: JSStreamMessageExceedsMaximumErr
+  if (absl::string_view error = JsonValueAt(json, "error"); !error.empty()) {
+    const uint64_t code = JsonNumber(error, "code");
+    const std::string text = absl::StrCat("JetStream: ", error.substr(0, 300));
+    if (JsonNumber(error, "err_code") == kMessageTooLarge) return {absl::InvalidArgumentError(text)};
+    return {code >= 500 ? absl::UnavailableError(text) : absl::FailedPreconditionError(text)};
+  }
+  const uint64_t seq = JsonNumber(json, "seq");
+  if (seq == 0) return {absl::FailedPreconditionError(absl::StrCat("not an acknowledgement: ", json.substr(0, 300)))};
+  return {seq, absl::StartsWith(JsonValueAt(json, "duplicate"), "true")};
+}
+
+// --- where a delivery comes from. Its reply subject says it:
+// $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, in newer servers
+// $JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>.<random>
+
+bool ParseAckSubject(absl::string_view reply, BusDelivery* delivery) {
+  if (!absl::StartsWith(reply, "$JS.ACK.")) return false;
+  const std::vector<absl::string_view> tokens = absl::StrSplit(reply, '.');
+  size_t stream;
+  if (tokens.size() == 9) {
+    stream = 2;
+  } else if (tokens.size() >= 11) {
+    stream = 4;
+  } else {
+    return false;
+  }
+  delivery->stream = std::string(tokens[stream]);
+  return absl::SimpleAtoi(tokens[stream + 2], &delivery->delivered) &&
+         absl::SimpleAtoi(tokens[stream + 3], &delivery->stream_seq);
+}
+
+struct Counters {
+  std::atomic<uint64_t> published{0}, publish_failed{0}, publish_duplicates{0}, delivered{0}, redelivered{0}, acked{0},
+      naked{0}, stale_acks{0}, connects{0}, streams_made{0}, consumers_made{0};
+};
+
+// A consumer as the bus keeps it for its whole life.
+struct Consumer {
+  ConsumerSpec spec;
+  DeliveryHandler handler;
+  // Which life of the stream the subscription is for. Sequences of another life mean other messages: an ack from a life that is
+  // over would settle a message that nobody has handled.
+  std::atomic<uint64_t> epoch{0};
+  // The connection (see Serial) for which `epoch` is known to be right. Until it is the present one, acks are held back.
+  std::atomic<uint64_t> verified_serial{0};
+  std::string deliver_subject;  // of the keeper's thread
+};
+
+class Sender;
+
+// The one-time right to ack or nak a delivery.
+struct Settlement {
+  std::shared_ptr<Sender> sender;
+  std::shared_ptr<Consumer> consumer;
+  uint64_t epoch;
+  std::string reply;
+  std::atomic<bool> used{false};
+};
+
+// What waits to be written, shared with deliveries that may outlive the bus.
+class Sender {
+ public:
+  struct Item {
+    BusMessage message;                      // of a publish
+    PublishDone done;                        // null: core NATS
+    std::shared_ptr<Settlement> settlement;  // not null: an ack or nak instead
+    int64_t nak_delay_us = -1;
+  };
+
+  // False: closed, and the item is left as it was.
+  bool Push(Item&& item) {
+    {
+      std::lock_guard<std::mutex> lock(mu);
+      if (closing) return false;
+      queue.push_back(std::move(item));
+    }
+    wake.notify_one();
+    return true;
+  }
+
+  struct Slot {  // a publish that waits for its acknowledgement
+    PublishDone done;  // null: it has come
+    Clock::time_point deadline;
+  };
+
+  std::mutex mu;
+  std::condition_variable wake;
+  // Guarded by mu.
+  std::vector<Item> queue;
+  std::deque<Slot> slots;  // by id, from first_id; deadlines ascend
+  uint64_t first_id = 1;
+  uint64_t in_flight = 0;
+  bool sweep = false;     // the connection broke: no acknowledgement will come
+  bool recheck = false;   // a consumer was verified: held acks may go
+  bool closing = false;
+
+  // The callback that waits under `id`, once. REQUIRES: mu is held.
+  PublishDone Take(uint64_t id) {
+    if (id < first_id || id - first_id >= slots.size()) return nullptr;
+    PublishDone done = std::exchange(slots[id - first_id].done, nullptr);
+    if (done) --in_flight;
+    while (!slots.empty() && !slots.front().done) {
+      slots.pop_front();
+      ++first_id;
+    }
+    return done;
+  }
+};
+
+}  // namespace
+
+// ---------------------------------------------------------------- small functions
+
+std::string CommandSubject(absl::string_view to) { return absl::StrCat("gaekju.command.", to); }
+std::string AnswerSubject(absl::string_view to) { return absl::StrCat("gaekju.answer.", to); }
+std::string EventSubject(absl::string_view source) { return absl::StrCat("gaekju.event.", source); }
+std::string DeadSubject(absl::string_view context) { return absl::StrCat("gaekju.dead.", context); }
+std::string ResendSubject(absl::string_view context) { return absl::StrCat("gaekju.resend.", context); }
+
+absl::string_view FindHeader(const BusHeaders& headers, absl::string_view name) {
+  for (const auto& [key, value] : headers) {
+    if (key == name) return value;
+  }
+  return {};
+}
+
+void BusDelivery::Ack() const {
+  if (settle) settle(-1);
+}
+
+void BusDelivery::Nak(absl::Duration delay) const {
+  GK_CHECK(delay > absl::ZeroDuration()) << "an immediate nak is a loop at full speed";
+  if (settle) settle(std::max<int64_t>(1, absl::ToInt64Microseconds(delay)));
+}
+
+BusMessage DeadLetter(const BusDelivery& delivery, absl::string_view context, absl::string_view reason) {
+  BusMessage message;
+  message.subject = DeadSubject(context);
+  absl::string_view id = FindHeader(delivery.headers, "Nats-Msg-Id");
+  message.msg_id = id.empty() ? absl::StrCat("dead:", context, ":", delivery.stream, ":", delivery.stream_seq)
+                              : absl::StrCat("dead:", context, ":", id);
+  for (const auto& header : delivery.headers) {
+    if (!absl::StartsWith(header.first, "Nats-")) message.headers.push_back(header);
+  }
+  std::string line(reason.substr(0, 1000));
+  std::replace_if(line.begin(), line.end(), [](char c) { return c == '\r' || c == '\n' || c == '\0'; }, ' ');
+  message.headers.emplace_back("gaekju-dead-reason", std::move(line));
+  message.headers.emplace_back("gaekju-dead-subject", delivery.subject);
+  message.headers.emplace_back("gaekju-dead-stream", delivery.stream);
+  message.headers.emplace_back("gaekju-dead-seq", absl::StrCat(delivery.stream_seq));
+  message.body = delivery.body;
+  return message;
+}
+
+// ---------------------------------------------------------------- NatsBus
+//
+// Threads of ours: the writer (publishes, acks, and their failures and time limits) and the keeper (connects; looks whether streams
+// and consumers stand; calls OnConnect). nats.c adds its own per connection and per subscription.
+//
+// Acks go by plain publishes to the reply subject, and consumers are plain subscriptions to the deliver subject of a durable that the
+// keeper makes. So nats.c's JetStream subscriptions and its Fetch (overflow in 3.4.1, fixed in 3.9) are not used, and a durable that was
+// lost is only made again: the subscription, which nats.c resends at every reconnect, stays. The deliver subject contains the
+// stream's creation time, so a subscription never sees messages of two lives of a stream.
+class NatsBus::Impl {
+ public:
+  explicit Impl(NatsBusOptions options) : options_(std::move(options)), sender_(std::make_shared<Sender>()) {
+    GK_CHECK(!options_.urls.empty());
+    const natsStatus s = nats_Open(-1);
+    GK_CHECK(s == NATS_OK) << natsStatus_GetText(s);
+    char nuid[64];
+    static std::atomic<uint64_t> instances{0};
+    absl::SNPrintF(nuid, sizeof(nuid), "%x%x%x", static_cast<uint64_t>(getpid()), static_cast<uint64_t>(nats_NowInNanoSeconds()),
+                   instances.fetch_add(1));
+    ack_inbox_ = absl::StrCat("_INBOX.gaekju.", nuid, ".");
+    writer_ = std::thread([this] { WriterLoop(); });
+    keeper_ = std::thread([this] { KeeperLoop(); });
+  }
+
+  ~Impl() { Close(); }
+
+  void Publish(BusMessage message, PublishDone done) {
+    GK_CHECK(done != nullptr);
+    Sender::Item item;
+    item.message = std::move(message);
+    item.done = std::move(done);
+    if (!sender_->Push(std::move(item))) item.done(absl::CancelledError("the bus is closed"));
+  }
+
+  absl::StatusOr<std::vector<StreamState>> Streams() {
+    std::shared_ptr<Link> link = CurrentLink();
+    if (link == nullptr) return absl::UnavailableError("not connected to NATS yet");
+    std::vector<StreamState> states;
+    for (const StreamPlan& plan : kStreams) {
+      absl::StatusOr<StreamState> state = EnsureStream(*link, plan);
+      if (!state.ok()) return state.status();
+      states.push_back(*std::move(state));
+    }
+    return states;
+  }
+
+  absl::Status Consume(ConsumerSpec spec, DeliveryHandler handler) {
+    GK_CHECK(handler != nullptr);
+    if (!IsToken(spec.stream)) return absl::InvalidArgumentError(absl::StrCat("not a stream's name: '", spec.stream, "'"));
+    if (!IsToken(spec.durable)) return absl::InvalidArgumentError(absl::StrCat("not a durable's name: '", spec.durable, "'"));
+    if (spec.max_ack_pending < 1) return absl::InvalidArgumentError("max_ack_pending is below 1");
+    if (spec.ack_wait < absl::Milliseconds(1)) return absl::InvalidArgumentError("ack_wait is below 1 ms");
+    auto consumer = std::make_shared<Consumer>();
+    consumer->spec = std::move(spec);
+    consumer->handler = std::move(handler);
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      consumers_.push_back(std::move(consumer));
+    }
+    WakeKeeper();
+    return absl::OkStatus();
+  }
+
+  absl::Status Subscribe(std::string subject, std::string group, CoreHandler handler) {
+    GK_CHECK(handler != nullptr);
+    if (subject.empty() || subject.find_first_of(" \t\r\n") != subject.npos) {
+      return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
+    }
+    if (!group.empty() && group.find_first_of(" \t\r\n") != group.npos) {
+      return absl::InvalidArgumentError(absl::StrCat("not a group: '", group, "'"));
+    }
+    auto core = std::make_shared<Core>();
+    core->subject = std::move(subject);
+    core->group = std::move(group);
+    core->handler = std::move(handler);
+    std::shared_ptr<Link> link;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      cores_.push_back(core);
+      link = link_;
+    }
+    // At once when there is a connection, so that a caller who is connected knows that it listens; otherwise the keeper does it.
+    if (link != nullptr) SubscribeCores(*link);
+    return absl::OkStatus();
+  }
+
+  absl::Status PublishCore(absl::string_view subject, absl::string_view body) {
+    if (!IsSubject(subject)) return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
+    if (!connected()) return absl::UnavailableError("not connected to NATS");
+    Sender::Item item;
+    item.message.subject = std::string(subject);
+    item.message.body = std::string(body);
+    return sender_->Push(std::move(item)) ? absl::OkStatus() : absl::CancelledError("the bus is closed");
+  }
+
+  absl::StatusOr<std::string> Request(absl::string_view subject, absl::string_view body, absl::Duration timeout) {
+    if (!IsSubject(subject)) return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
+    std::shared_ptr<Link> link = CurrentLink();
+    if (link == nullptr) return absl::UnavailableError("not connected to NATS yet");
+    natsMsg* reply = nullptr;
+    const natsStatus s =
+        natsConnection_Request(&reply, link->nc, std::string(subject).c_str(), body.data(), static_cast<int>(body.size()),
+                               std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout)));
+    OwnedMsg owner(reply);
+    if (s == NATS_TIMEOUT) return absl::DeadlineExceededError(absl::StrCat("no answer to ", subject));
+    if (s != NATS_OK) return Unavailable(absl::StrCat("request to ", subject), s);
+    return std::string(natsMsg_GetData(reply), natsMsg_GetDataLength(reply));
+  }
+
+  void OnConnect(std::function<void()> callback) {
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      on_connect_.push_back({std::move(callback), 0});
+    }
+    WakeKeeper();
+  }
+
+  bool connected() const { return ready_.load(std::memory_order_acquire); }
+
+  void Close() {
+    std::lock_guard<std::mutex> close_lock(close_mu_);  // a second caller waits for the first
+    if (closed_) return;
+    closed_ = true;
+    closing_ = true;
+    ready_ = false;
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      sender_->closing = true;
+    }
+    sender_->wake.notify_all();
+    writer_.join();  // after it has sent the acks that waited
+    std::set<std::shared_ptr<Subscription>> subscriptions;
+    std::shared_ptr<Link> link;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      subscriptions = subscriptions_;
+      link = link_;
+    }
+    for (const auto& subscription : subscriptions) {
+      std::lock_guard<std::mutex> lock(subscription->mu);  // waits for a handler that runs
+      subscription->dead = true;
+    }
+    subscriptions.clear();
+    if (link != nullptr) CloseLink(*link);  // ends a request that the keeper may be waiting for
+    WakeKeeper();
+    keeper_.join();
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      link = std::exchange(link_, nullptr);
+    }
+    if (link != nullptr) CloseLink(*link);
+    std::unique_lock<std::mutex> lock(mu_);
+    changed_.wait(lock, [this] { return subscriptions_.empty(); });  // their threads have left our code
+  }
+
+  BusStats stats() const {
+    BusStats s;
+    s.published = counters_.published;
+    s.publish_failed = counters_.publish_failed;
+    s.publish_duplicates = counters_.publish_duplicates;
+    s.delivered = counters_.delivered;
+    s.redelivered = counters_.redelivered;
+    s.acked = counters_.acked;
+    s.naked = counters_.naked;
+    s.stale_acks = counters_.stale_acks;
+    s.connects = counters_.connects;
+    s.streams_made = counters_.streams_made;
+    s.consumers_made = counters_.consumers_made;
+    std::lock_guard<std::mutex> lock(sender_->mu);
+    s.in_flight = sender_->in_flight;
+    return s;
+  }
+
+ private:
+  struct Core {
+    std::string subject;
+    std::string group;
+    CoreHandler handler;
+  };
+
+  // One subscription of nats.c; shared with its thread.
+  struct Subscription {
+    Impl* impl = nullptr;
+    std::shared_ptr<Consumer> consumer;  // exactly one of the three
+    std::shared_ptr<Core> core;
+    bool acks = false;
+    uint64_t epoch = 0;
+    std::mutex mu;      // held while a handler runs
+    bool dead = false;  // guarded by mu
+  };
+
+  // One nats.c connection, which reconnects by itself for ever. nats.c still gives one up when the server says something final
+  // (bad credentials twice, too many connections); the keeper then makes another.
+  struct Link {
+    Impl* impl = nullptr;
+    uint64_t number = 0;
+    natsConnection* nc = nullptr;
+    jsCtx* js = nullptr;
+    std::mutex subscribe_mu;  // held while subscriptions are made, and to close
+    bool closing = false;     // guarded by subscribe_mu
+    // Guarded by subscribe_mu.
+    natsSubscription* acks = nullptr;
+    std::map<const Core*, natsSubscription*> cores;
+    std::map<const Consumer*, natsSubscription*> consumers;
+    bool gone = false;  // guarded by Impl::mu_: nats.c has called its last callback
+
+    ~Link() {
+      if (acks != nullptr) natsSubscription_Destroy(acks);
+      for (auto& [unused, subscription] : cores) natsSubscription_Destroy(subscription);
+      for (auto& [unused, subscription] : consumers) natsSubscription_Destroy(subscription);
+      jsCtx_Destroy(js);
+      natsConnection_Destroy(nc);
+    }
+  };
+
+  struct Listener {
+    std::function<void()> callback;
+    uint64_t serial;  // the connection it was told of
+  };
+
+  // ------------------------------------------------ the connection
+
+  std::shared_ptr<Link> CurrentLink() {
+    std::lock_guard<std::mutex> lock(mu_);
+    return closing_ ? nullptr : link_;
+  }
+
+  // Which connection this is: grows with each link and each of its reconnects. 0: not connected.
+  uint64_t Serial(const Link& link) {
+    natsStatistics* raw = nullptr;
+    if (natsConnection_Status(link.nc) != NATS_CONN_STATUS_CONNECTED || natsStatistics_Create(&raw) != NATS_OK) return 0;
+    OwnedStatistics statistics(raw);
+    uint64_t reconnects = 0;
+    natsConnection_GetStats(link.nc, raw);
+    natsStatistics_GetCounts(raw, nullptr, nullptr, nullptr, nullptr, &reconnects);
+    return (link.number << 32) + reconnects + 1;
+  }
+
+  std::shared_ptr<Link> MakeLink() {
+    auto link = std::make_shared<Link>();
+    link->impl = this;
+    link->number = ++link_count_;
+    natsOptions* raw = nullptr;
+    GK_CHECK(natsOptions_Create(&raw) == NATS_OK);
+    OwnedOptions o(raw);
+    std::vector<const char*> urls;
+    for (const std::string& url : options_.urls) urls.push_back(url.c_str());
+    natsStatus s = natsOptions_SetServers(raw, urls.data(), static_cast<int>(urls.size()));
+    auto set = [&s](natsStatus next) {
+      if (s == NATS_OK) s = next;
+    };
+    set(natsOptions_SetName(raw, options_.name.c_str()));
+    if (!options_.user.empty()) set(natsOptions_SetUserInfo(raw, options_.user.c_str(), options_.password.c_str()));
+    if (!options_.credentials_file.empty()) {
+      set(natsOptions_SetUserCredentialsFromFiles(raw, options_.credentials_file.c_str(), nullptr));
+    }
+    if (!options_.tls_ca_file.empty()) {
+      set(natsOptions_SetSecure(raw, true));
+      set(natsOptions_LoadCATrustedCertificates(raw, options_.tls_ca_file.c_str()));
+    }
+    const int64_t wait_ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.reconnect_wait));
+    set(natsOptions_SetTimeout(raw, kWriteDeadlineMs));
+    set(natsOptions_SetMaxReconnect(raw, -1));  // nats.c's own default gives up after 60
+    set(natsOptions_SetReconnectWait(raw, wait_ms));
+    set(natsOptions_SetReconnectJitter(raw, wait_ms, wait_ms));
+    set(natsOptions_SetRetryOnFailedConnect(raw, true, OnConnected, link.get()));
+    set(natsOptions_SetReconnectedCB(raw, OnConnected, link.get()));
+    set(natsOptions_SetDisconnectedCB(raw, OnDisconnected, link.get()));
+    set(natsOptions_SetClosedCB(raw, OnClosed, link.get()));
+    set(natsOptions_SetErrorHandler(raw, OnError, link.get()));
+    set(natsOptions_SetPingInterval(raw, std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.ping_interval))));
+    set(natsOptions_SetMaxPingsOut(raw, 2));  // the default of 2 minutes x 2 notices a dead server after 5 minutes
+    set(natsOptions_SetWriteDeadline(raw, kWriteDeadlineMs));
+    set(natsOptions_SetFailRequestsOnDisconnect(raw, true));
+    // What is written while disconnected fails at once: a buffered publish would look sent, and a buffered ack could reach an empty
+    // server, where its sequence means another message.
+    set(natsOptions_SetReconnectBufSize(raw, 0));
+    // Write through: the flusher thread would wait 1 ms for more, at each hop of an order. A message carries a turn already.
+    set(natsOptions_SetSendAsap(raw, true));
+    if (s == NATS_OK) s = natsConnection_Connect(&link->nc, raw);
+    if (s == NATS_OK || s == NATS_NOT_YET_CONNECTED) {
+      jsOptions js_options;
+      jsOptions_Init(&js_options);
+      js_options.Wait = std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.api_timeout));
+      s = natsConnection_JetStream(&link->js, link->nc, &js_options);
+      GK_CHECK(s == NATS_OK) << Text(s);
+      return link;
+    }
+    LogError("cannot set up a connection to NATS", {{"error", Text(s)}});
+    link->gone = true;  // no callbacks without a connection
+    return nullptr;
+  }
+
+  // Ends a link and waits until nats.c is done with it. Idempotent. Its memory goes with the last owner.
+  void CloseLink(Link& link) {
+    {
+      std::lock_guard<std::mutex> lock(link.subscribe_mu);
+      link.closing = true;
+    }
+    natsConnection_Close(link.nc);
+    std::unique_lock<std::mutex> lock(mu_);
+    changed_.wait(lock, [&] { return link.gone; });
+  }
+
+  static void OnConnected(natsConnection*, void* closure) {
+    Impl* impl = static_cast<Link*>(closure)->impl;
+    impl->WakeKeeper();
+  }
+
+  static void OnDisconnected(natsConnection*, void* closure) {
+    Impl* impl = static_cast<Link*>(closure)->impl;
+    impl->ready_ = false;
+    if (!impl->closing_) LogWarning("connection to NATS lost", {{"bus", impl->options_.name}});
+    impl->FailInFlight();
+    impl->WakeKeeper();
+  }
+
+  static void OnClosed(natsConnection*, void* closure) {
+    Link* link = static_cast<Link*>(closure);
+    Impl* impl = link->impl;
+    impl->ready_ = false;
+    impl->FailInFlight();
+    {
+      // Notified under the lock: whoever waits for `gone` may destroy the bus right after.
+      std::lock_guard<std::mutex> lock(impl->mu_);
+      link->gone = true;
+      impl->wake_keeper_ = true;
+      impl->changed_.notify_all();
+    }
+  }
+
+  static void OnError(natsConnection*, natsSubscription* subscription, natsStatus error, void*) {
+    static LogLimit limit(1'000'000);
+    const int64_t skipped = limit.Allow();
+    if (skipped < 0) return;
+    LogWarning("NATS error", {{"error", natsStatus_GetText(error)},
+                              {"subject", subscription != nullptr ? natsSubscription_GetSubject(subscription) : ""},
+                              {"skipped", skipped}});
+  }
+
+  void FailInFlight() {
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      sender_->sweep = true;
+    }
+    sender_->wake.notify_all();
+  }
+
+  // ------------------------------------------------ the keeper
+
+  void WakeKeeper() {
+    std::lock_guard<std::mutex> lock(mu_);
+    wake_keeper_ = true;
+    changed_.notify_all();
+  }
+
+  // As WakeKeeper, at most every kRetryPause.
+  void LookSoon() {
+    const int64_t now = Clock::now().time_since_epoch().count();
+    int64_t next = next_look_.load();
+    if (now >= next && next_look_.compare_exchange_strong(next, now + Clock::duration(kRetryPause).count())) WakeKeeper();
+  }
+
+  void KeeperLoop() {
+    bool again_soon = false;
+    while (true) {
+      std::shared_ptr<Link> link;
+      {
+        std::unique_lock<std::mutex> lock(mu_);
+        const auto pause = again_soon ? Clock::duration(kRetryPause)
+                                      : Clock::duration(std::chrono::microseconds(absl::ToInt64Microseconds(options_.check_interval)));
+        if (link_ != nullptr && !link_->gone) {
+          changed_.wait_for(lock, pause, [this] { return wake_keeper_ || closing_; });
+        }
+        wake_keeper_ = false;
+        link = link_;
+      }
+      if (closing_) return;
+      if (link == nullptr || IsGone(*link)) {
+        link = ReplaceLink(std::move(link));
+        if (link == nullptr || closing_) continue;
+      }
+      SubscribeCores(*link);
+      const uint64_t serial = Serial(*link);
+      if (serial == 0) {  // OnConnected wakes us
+        ready_ = false;
+        again_soon = false;
+        continue;
+      }
+      bool streams_changed = false;
+      const absl::Status status = Verify(*link, serial, &streams_changed);
+      const bool same = Serial(*link) == serial;
+      again_soon = !status.ok() || !same;
+      ready_ = status.ok() && same && !closing_;
+      pending_change_ |= streams_changed;
+      if (!ready_) {
+        static LogLimit limit(5'000'000);
+        if (!status.ok() && !closing_ && limit.Allow() >= 0) {
+          LogWarning("JetStream is not ready", {{"bus", options_.name}, {"error", status.ToString()}});
+        }
+        continue;
+      }
+      if (serial != last_serial_) {
+        last_serial_ = serial;
+        ++counters_.connects;
+        LogInfo("connected to NATS", {{"bus", options_.name}});
+      }
+      Announce(serial);
+    }
+  }
+
+  bool IsGone(const Link& link) {
+    std::lock_guard<std::mutex> lock(mu_);
+    return link.gone;
+  }
+
+  std::shared_ptr<Link> ReplaceLink(std::shared_ptr<Link> old) {
+    if (old != nullptr) {
+      LogError("NATS closed the connection for good; making another", {{"bus", options_.name}});
+      Pause(kRebuildPause);
+      std::lock_guard<std::mutex> lock(mu_);
+      link_ = nullptr;
+    }
+    old = nullptr;
+    if (closing_) return nullptr;
+    std::shared_ptr<Link> link = MakeLink();
+    if (link == nullptr) {
+      Pause(kRebuildPause);
+      return nullptr;
+    }
+    std::lock_guard<std::mutex> lock(mu_);
+    link_ = link;  // Close ends it, also when it began meanwhile
+    return link;
+  }
+
+  void Pause(Clock::duration pause) {
+    std::unique_lock<std::mutex> lock(mu_);
+    changed_.wait_for(lock, pause, [this] { return closing_.load(); });
+  }
+
+  void Announce(uint64_t serial) {
+    std::vector<std::function<void()>> callbacks;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      for (Listener& listener : on_connect_) {
+        if (listener.serial == serial && !pending_change_) continue;
+        listener.serial = serial;
+        callbacks.push_back(listener.callback);
+      }
+      pending_change_ = false;
+    }
+    for (const auto& callback : callbacks) {
+      if (!closing_) callback();
+    }
+  }
+
+  // Makes what the server lacks, and notes what was lost.
+  absl::Status Verify(Link& link, uint64_t serial, bool* streams_changed) {
+    if (absl::Status status = SubscribeAcks(link); !status.ok()) return status;
+    for (const StreamPlan& plan : kStreams) {
+      absl::StatusOr<StreamState> state = EnsureStream(link, plan);
+      if (!state.ok()) return state.status();
+      StreamState& known = known_streams_[plan.name];
+      if (known.created_ns != 0 && (known.created_ns != state->created_ns || state->last_seq < known.last_seq)) {
+        *streams_changed = true;
+        LogWarning("a stream was lost", {{"stream", plan.name},
+                                         {"last_seq_before", known.last_seq},
+                                         {"last_seq_now", state->last_seq}});
+      }
+      known = *state;
+    }
+    std::vector<std::shared_ptr<Consumer>> consumers;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      consumers = consumers_;
+    }
+    for (const std::shared_ptr<Consumer>& consumer : consumers) {
+      if (closing_) return absl::CancelledError("closing");
+      if (absl::Status status = EnsureConsumer(link, serial, consumer); !status.ok()) return status;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<StreamState> EnsureStream(Link& link, const StreamPlan& plan) {
+    jsStreamInfo* raw = nullptr;
+    jsErrCode code = static_cast<jsErrCode>(0);
+    natsStatus s = js_GetStreamInfo(&raw, link.js, plan.name, nullptr, &code);
+    for (int64_t max_bytes = plan.max_bytes; s == NATS_NOT_FOUND || code == JSStreamNotFoundErr;) {
+      const char* subjects[] = {plan.subject};
+      jsStreamConfig config;
+      jsStreamConfig_Init(&config);
+      config.Name = plan.name;
+      config.Subjects = subjects;
+      config.SubjectsLen = 1;
+      config.Storage = js_FileStorage;
+      config.Retention = js_LimitsPolicy;
+      config.Discard = js_DiscardOld;  // the outbox is the truth; a full stream must not stop orders
+      config.MaxAge = absl::ToInt64Nanoseconds(absl::Hours(24));
+      config.MaxBytes = max_bytes;
+      config.Duplicates = absl::ToInt64Nanoseconds(absl::Minutes(2));
+      config.Replicas = options_.replicas;
+      code = static_cast<jsErrCode>(0);
+      s = js_AddStream(&raw, link.js, &config, nullptr, &code);
+      if (s == NATS_OK) {
+        ++counters_.streams_made;
+        LogInfo("made a stream", {{"stream", plan.name}, {"max_bytes", max_bytes}});
+      } else if (code == JSStorageResourcesExceededErr && max_bytes / 2 >= kMaxBytesLeast) {
+        max_bytes /= 2;  // the server promises a stream its max_bytes; a small disk gets smaller streams
+        code = JSStreamNotFoundErr;
+        s = NATS_NOT_FOUND;
+      } else if (code == JSStreamNameExistErr) {  // somebody else made it meanwhile, with other settings
+        code = static_cast<jsErrCode>(0);
+        s = js_GetStreamInfo(&raw, link.js, plan.name, nullptr, &code);
+        if (s == NATS_NOT_FOUND) break;
+      } else {
+        break;
+      }
+    }
+    OwnedStreamInfo info(raw);
+    if (s != NATS_OK) return Unavailable(absl::StrCat("stream ", plan.name), s);
+    return StreamState{plan.name, info->Created, info->State.FirstSeq, info->State.LastSeq};
+  }
+
+  absl::Status EnsureConsumer(Link& link, uint64_t serial, const std::shared_ptr<Consumer>& consumer) {
+    const ConsumerSpec& spec = consumer->spec;
+    auto known = known_streams_.find(spec.stream);
+    if (known == known_streams_.end()) return absl::InvalidArgumentError(absl::StrCat("no such stream: ", spec.stream));
+    jsConsumerConfig config;
+    jsConsumerConfig_Init(&config);
+    std::string deliver_subject = absl::StrCat("gaekju.deliver.", spec.stream, ".", spec.durable, ".", known->second.created_ns);
+    config.Durable = spec.durable.c_str();
+    config.DeliverSubject = deliver_subject.c_str();
+    config.DeliverGroup = spec.durable.c_str();
+    config.DeliverPolicy = js_DeliverAll;
+    config.AckPolicy = js_AckExplicit;
+    config.AckWait = absl::ToInt64Nanoseconds(spec.ack_wait);
+    config.MaxDeliver = -1;  // poison is ours to judge: the server would only stop delivering, without a word
+    config.MaxAckPending = spec.max_ack_pending;
+    config.FilterSubject = spec.filter_subject.empty() ? nullptr : spec.filter_subject.c_str();
+
+    jsConsumerInfo* raw = nullptr;
+    jsErrCode code = static_cast<jsErrCode>(0);
+    natsStatus s = js_GetConsumerInfo(&raw, link.js, spec.stream.c_str(), spec.durable.c_str(), nullptr, &code);
+    OwnedConsumerInfo info(raw);
+    const bool found = s == NATS_OK;
+    if (!found && s != NATS_NOT_FOUND && code != JSConsumerNotFoundErr) {
+      return Unavailable(absl::StrCat("consumer ", spec.durable, " of ", spec.stream), s);
+    }
+    if (found && info->Config->DeliverSubject != nullptr) deliver_subject = info->Config->DeliverSubject;
+    config.DeliverSubject = deliver_subject.c_str();
+    // Listen first: the server starts to deliver as soon as the durable stands.
+    if (absl::Status status = SubscribeConsumer(link, consumer, deliver_subject); !status.ok()) return status;
+    if (!found) {
+      s = js_AddConsumer(nullptr, link.js, spec.stream.c_str(), &config, nullptr, &code);
+      if (s != NATS_OK) return Unavailable(absl::StrCat("making consumer ", spec.durable, " of ", spec.stream), s);
+      ++counters_.consumers_made;
+      LogInfo("made a consumer", {{"stream", spec.stream}, {"durable", spec.durable}});
+    } else if (info->Config->AckWait != config.AckWait || info->Config->MaxAckPending != config.MaxAckPending) {
+      s = js_UpdateConsumer(nullptr, link.js, spec.stream.c_str(), &config, nullptr, &code);
+      if (s != NATS_OK) return Unavailable(absl::StrCat("updating consumer ", spec.durable, " of ", spec.stream), s);
+    }
+    if (consumer->verified_serial.exchange(serial) != serial) {
+      {
+        std::lock_guard<std::mutex> lock(sender_->mu);
+        sender_->recheck = true;
+      }
+      sender_->wake.notify_all();
+    }
+    return absl::OkStatus();
+  }
+
+  // ------------------------------------------------ subscriptions
+
+  absl::Status SubscribeAcks(Link& link) {
+    std::lock_guard<std::mutex> lock(link.subscribe_mu);
+    if (link.closing || link.acks != nullptr) return absl::OkStatus();
+    auto subscription = std::make_shared<Subscription>();
+    subscription->acks = true;
+    absl::StatusOr<natsSubscription*> handle =
+        MakeSubscription(link, absl::StrCat(ack_inbox_, "*"), "", std::move(subscription), -1);
+    if (!handle.ok()) return handle.status();
+    link.acks = *handle;
+    return absl::OkStatus();
+  }
+
+  void SubscribeCores(Link& link) {
+    std::vector<std::shared_ptr<Core>> cores;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      cores = cores_;
+    }
+    std::lock_guard<std::mutex> lock(link.subscribe_mu);
+    for (const std::shared_ptr<Core>& core : cores) {
+      if (link.closing || link.cores.count(core.get()) != 0) continue;
+      auto subscription = std::make_shared<Subscription>();
+      subscription->core = core;
+      absl::StatusOr<natsSubscription*> handle =
+          MakeSubscription(link, core->subject, core->group, std::move(subscription), 65536);
+      if (handle.ok()) {
+        link.cores[core.get()] = *handle;
+      } else {
+        LogError("cannot subscribe", {{"subject", core->subject}, {"error", handle.status().ToString()}});
+      }
+    }
+  }
+
+  absl::Status SubscribeConsumer(Link& link, const std::shared_ptr<Consumer>& consumer, const std::string& deliver_subject) {
+    std::lock_guard<std::mutex> lock(link.subscribe_mu);
+    if (link.closing) return absl::CancelledError("closing");
+    natsSubscription*& handle = link.consumers[consumer.get()];
+    if (consumer->deliver_subject != deliver_subject) {
+      // Another life of the stream: what was delivered before cannot be acked any more.
+      natsSubscription_Destroy(std::exchange(handle, nullptr));
+      consumer->deliver_subject = deliver_subject;
+      ++consumer->epoch;
+    }
+    if (handle != nullptr) return absl::OkStatus();
+    auto subscription = std::make_shared<Subscription>();
+    subscription->consumer = consumer;
+    subscription->epoch = consumer->epoch;
+    // Bounded for a handler that stalls for so long that messages come again: what is dropped here comes once more.
+    absl::StatusOr<natsSubscription*> made =
+        MakeSubscription(link, deliver_subject, consumer->spec.durable, std::move(subscription),
+                         2 * std::min(consumer->spec.max_ack_pending, 1 << 20) + 1024);
+    if (!made.ok()) return made.status();
+    handle = *made;
+    return absl::OkStatus();
+  }
+
+  // REQUIRES: link.subscribe_mu is held.
+  absl::StatusOr<natsSubscription*> MakeSubscription(Link& link, const std::string& subject, const std::string& group,
+                                                     std::shared_ptr<Subscription> subscription, int pending_limit) {
+    subscription->impl = this;
+    auto* closure = new std::shared_ptr<Subscription>(subscription);  // deleted in OnComplete
+    natsSubscription* handle = nullptr;
+    natsStatus s = group.empty() ? natsConnection_Subscribe(&handle, link.nc, subject.c_str(), OnMessage, closure)
+                                 : natsConnection_QueueSubscribe(&handle, link.nc, subject.c_str(), group.c_str(),
+                                                                 OnMessage, closure);
+    if (s != NATS_OK) {
+      delete closure;
+      return Unavailable(absl::StrCat("subscribing to ", subject), s);
+    }
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      subscriptions_.insert(subscription);
+    }
+    s = natsSubscription_SetOnCompleteCB(handle, OnComplete, closure);
+    if (s != NATS_OK) {
+      // nats.c has closed the connection this very moment. The closure stays allocated: its thread may still look at it.
+      {
+        std::lock_guard<std::mutex> lock(subscription->mu);
+        subscription->dead = true;
+      }
+      {
+        std::lock_guard<std::mutex> lock(mu_);
+        subscriptions_.erase(subscription);
+      }
+      natsSubscription_Destroy(handle);
+      return Unavailable(absl::StrCat("subscribing to ", subject), s);
+    }
+    natsSubscription_SetPendingLimits(handle, pending_limit, -1);
+    return handle;
+  }
+
+  static void OnComplete(void* closure) {
+    auto* owner = static_cast<std::shared_ptr<Subscription>*>(closure);
+    std::shared_ptr<Subscription> subscription = std::move(*owner);
+    delete owner;
+    Impl* impl = subscription->impl;
+    std::lock_guard<std::mutex> lock(impl->mu_);  // notified under it: Close may free the bus right after
+    impl->subscriptions_.erase(subscription);
+    impl->changed_.notify_all();
+  }
+
+  static void OnMessage(natsConnection*, natsSubscription*, natsMsg* message, void* closure) {
+    OwnedMsg owner(message);
+    Subscription& subscription = **static_cast<std::shared_ptr<Subscription>*>(closure);
+    std::lock_guard<std::mutex> lock(subscription.mu);
+    if (subscription.dead) return;
+    Impl& impl = *subscription.impl;
+    if (subscription.acks) {
+      impl.OnPubAck(message);
+    } else if (subscription.core != nullptr) {
+      const char* reply = natsMsg_GetReply(message);
+      subscription.core->handler({natsMsg_GetSubject(message), reply != nullptr ? reply : "",
+                                  std::string(natsMsg_GetData(message), natsMsg_GetDataLength(message))});
+    } else {
+      impl.OnDelivery(subscription, message);
+    }
+  }
+
+  void OnDelivery(const Subscription& subscription, natsMsg* message) {
+    const char* reply = natsMsg_GetReply(message);
+    BusDelivery delivery;
+    if (reply == nullptr || !ParseAckSubject(reply, &delivery)) return;  // not of JetStream: somebody else's publish
+    delivery.subject = natsMsg_GetSubject(message);
+    delivery.body.assign(natsMsg_GetData(message), natsMsg_GetDataLength(message));
+    const char** keys = nullptr;
+    int count = 0;
+    if (natsMsgHeader_Keys(message, &keys, &count) == NATS_OK) {
+      delivery.headers.reserve(count);
+      for (int i = 0; i < count; ++i) {
+        const char* value = nullptr;
+        if (natsMsgHeader_Get(message, keys[i], &value) == NATS_OK && value != nullptr) {
+          delivery.headers.emplace_back(keys[i], value);
+        }
+      }
+      free(keys);
+    }
+    ++counters_.delivered;
+    if (delivery.delivered > 1) ++counters_.redelivered;
+    auto settlement = std::make_shared<Settlement>();
+    settlement->sender = sender_;
+    settlement->consumer = subscription.consumer;
+    settlement->epoch = subscription.epoch;
+    settlement->reply = reply;
+    delivery.settle = [settlement = std::move(settlement)](int64_t nak_delay_us) {
+      if (settlement->used.exchange(true)) return;
+      Sender::Item item;
+      item.settlement = settlement;
+      item.nak_delay_us = nak_delay_us;
+      settlement->sender->Push(std::move(item));
+    };
+    subscription.consumer->handler(std::move(delivery));
+  }
+
+  // ------------------------------------------------ the writer
+
+  void OnPubAck(natsMsg* message) {
+    uint64_t id = 0;
+    absl::string_view subject = natsMsg_GetSubject(message);
+    if (!absl::ConsumePrefix(&subject, ack_inbox_) || !absl::SimpleAtoi(subject, &id)) return;
+    PublishDone done;
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      done = sender_->Take(id);
+    }
+    if (done == nullptr) return;  // too late
+    PubAck ack;
+    if (natsMsg_IsNoResponders(message)) {
+      ack.stream_seq = absl::UnavailableError("no stream takes the subject now");
+      LookSoon();  // it may have been lost
+    } else {
+      ack = ParsePubAck(absl::string_view(natsMsg_GetData(message), natsMsg_GetDataLength(message)));
+    }
+    if (ack.duplicate) ++counters_.publish_duplicates;
+    Finish(std::move(done), std::move(ack.stream_seq));
+  }
+
+  void Finish(PublishDone done, absl::StatusOr<uint64_t> result) {
+    ++(result.ok() ? counters_.published : counters_.publish_failed);
+    done(std::move(result));
+  }
+
+  void WriterLoop() {
+    Sender& sender = *sender_;
+    std::vector<Sender::Item> batch;
+    std::vector<Sender::Item> held;  // acks until it is known that the stream is still the one they are for
+    while (true) {
+      std::vector<PublishDone> broken, late;
+      bool closing = false;
+      {
+        std::unique_lock<std::mutex> lock(sender.mu);
+        auto ready = [&] { return !sender.queue.empty() || sender.sweep || sender.closing || (sender.recheck && !held.empty()); };
+        if (sender.slots.empty()) {
+          sender.wake.wait(lock, ready);
+        } else {
+          sender.wake.wait_until(lock, sender.slots.front().deadline, ready);
+        }
+        batch.swap(sender.queue);
+        sender.recheck = false;
+        closing = sender.closing;
+        const bool sweep = std::exchange(sender.sweep, false);
+        const Clock::time_point now = Clock::now();
+        while (!sender.slots.empty() && (sweep || closing || sender.slots.front().deadline <= now)) {
+          const bool expired = sender.slots.front().deadline <= now;
+          if (PublishDone done = sender.Take(sender.first_id)) (expired ? late : broken).push_back(std::move(done));
+        }
+      }
+      for (PublishDone& done : broken) {
+        Finish(std::move(done), closing ? absl::CancelledError("the bus was closed")
+                                        : absl::UnavailableError("the connection broke before the acknowledgement"));
+      }
+      for (PublishDone& done : late) {
+        Finish(std::move(done), absl::DeadlineExceededError("no acknowledgement within publish_timeout"));
+      }
+      std::shared_ptr<Link> link;
+      {
+        std::lock_guard<std::mutex> lock(mu_);
+        link = link_;
+      }
+      std::vector<Sender::Item> settles = std::exchange(held, {});
+      for (Sender::Item& item : batch) {
+        if (item.settlement != nullptr) {
+          settles.push_back(std::move(item));
+        } else if (item.done == nullptr) {
+          if (link != nullptr) {
+            natsConnection_Publish(link->nc, item.message.subject.c_str(), item.message.body.data(),
+                                   static_cast<int>(item.message.body.size()));
+          }
+        } else if (closing) {
+          Finish(std::move(item.done), absl::CancelledError("the bus was closed"));
+        } else {
+          Send(link.get(), std::move(item));
+        }
+      }
+      batch.clear();
+      if (!settles.empty()) {
+        const uint64_t serial = link != nullptr ? Serial(*link) : 0;
+        for (Sender::Item& item : settles) {
+          if (!Settle(link.get(), serial, item)) held.push_back(std::move(item));
+        }
+      }
+      if (closing) return;
+    }
+  }
+
+  void Send(Link* link, Sender::Item item) {
+    BusMessage& message = item.message;
+    absl::Status bad;
+    if (!IsSubject(message.subject)) bad = absl::InvalidArgumentError(absl::StrCat("not a subject: '", message.subject, "'"));
+    for (const auto& [name, value] : message.headers) {
+      if (!IsHeader(name, value)) bad = absl::InvalidArgumentError(absl::StrCat("not a header: '", name, "'"));
+    }
+    if (!message.msg_id.empty() && !IsHeader("Nats-Msg-Id", message.msg_id)) {
+      bad = absl::InvalidArgumentError("not a msg_id");
+    }
+    if (!bad.ok()) return Finish(std::move(item.done), std::move(bad));
+    if (link == nullptr) return Finish(std::move(item.done), absl::UnavailableError("not connected to NATS yet"));
+
+    uint64_t id;
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      id = sender_->first_id + sender_->slots.size();
+      sender_->slots.push_back(
+          {std::move(item.done), Clock::now() + std::chrono::microseconds(absl::ToInt64Microseconds(options_.publish_timeout))});
+      ++sender_->in_flight;
+    }
+    natsMsg* raw = nullptr;
+    natsStatus s = natsMsg_Create(&raw, message.subject.c_str(), absl::StrCat(ack_inbox_, id).c_str(), message.body.data(),
+                                  static_cast<int>(message.body.size()));
+    OwnedMsg owner(raw);
+    if (s == NATS_OK && !message.msg_id.empty()) s = natsMsgHeader_Set(raw, "Nats-Msg-Id", message.msg_id.c_str());
+    for (const auto& [name, value] : message.headers) {
+      if (s == NATS_OK) s = natsMsgHeader_Set(raw, name.c_str(), value.c_str());
+    }
+    if (s == NATS_OK) s = natsConnection_PublishMsg(link->nc, raw);
+    if (s == NATS_OK) return;
+    PublishDone done;
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      done = sender_->Take(id);
+    }
+    if (done == nullptr) return;
+    Finish(std::move(done), s == NATS_MAX_PAYLOAD ? absl::InvalidArgumentError(Text(s)) : Unavailable("publish", s));
+  }
+
+  // False: not now; it has to wait for the keeper.
+  bool Settle(Link* link, uint64_t serial, const Sender::Item& item) {
+    const Settlement& settlement = *item.settlement;
+    const Consumer& consumer = *settlement.consumer;
+    if (serial == 0 || consumer.verified_serial != serial) return false;
+    if (consumer.epoch != settlement.epoch) {
+      ++counters_.stale_acks;
+      return true;
+    }
+    const std::string payload =
+        item.nak_delay_us < 0 ? "+ACK" : absl::StrCat("-NAK {\"delay\": ", item.nak_delay_us * 1000, "}");
+    if (natsConnection_Publish(link->nc, settlement.reply.c_str(), payload.data(), static_cast<int>(payload.size())) !=
+        NATS_OK) {
+      return false;
+    }
+    ++(item.nak_delay_us < 0 ? counters_.acked : counters_.naked);
+    return true;
+  }
+
+  const NatsBusOptions options_;
+  const std::shared_ptr<Sender> sender_;
+  std::string ack_inbox_;
+  Counters counters_;
+  std::atomic<bool> ready_{false};
+  std::atomic<bool> closing_{false};
+  std::atomic<int64_t> next_look_{0};
+
+  std::mutex mu_;
+  std::condition_variable changed_;
+  // Guarded by mu_.
+  std::shared_ptr<Link> link_;
+  std::vector<std::shared_ptr<Consumer>> consumers_;
+  std::vector<std::shared_ptr<Core>> cores_;
+  std::vector<Listener> on_connect_;
+  std::set<std::shared_ptr<Subscription>> subscriptions_;
+  bool wake_keeper_ = false;
+
+  // Of the keeper's thread.
+  uint64_t link_count_ = 0;
+  uint64_t last_serial_ = 0;
+  bool pending_change_ = false;
+  std::map<std::string, StreamState, std::less<>> known_streams_;
+
+  std::mutex close_mu_;
+  bool closed_ = false;  // guarded by close_mu_
+
+  std::thread writer_;
+  std::thread keeper_;
+};
+
+NatsBus::NatsBus(NatsBusOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
+NatsBus::~NatsBus() { Close(); }
+
+void NatsBus::Publish(BusMessage message, PublishDone done) { impl_->Publish(std::move(message), std::move(done)); }
+absl::StatusOr<std::vector<StreamState>> NatsBus::Streams() { return impl_->Streams(); }
+absl::Status NatsBus::Consume(ConsumerSpec spec, DeliveryHandler handler) {
+  return impl_->Consume(std::move(spec), std::move(handler));
+}
+absl::Status NatsBus::Subscribe(std::string subject, std::string group, CoreHandler handler) {
+  return impl_->Subscribe(std::move(subject), std::move(group), std::move(handler));
+}
+absl::Status NatsBus::PublishCore(absl::string_view subject, absl::string_view body) {
+  return impl_->PublishCore(subject, body);
+}
+absl::StatusOr<std::string> NatsBus::Request(absl::string_view subject, absl::string_view body, absl::Duration timeout) {
+  return impl_->Request(subject, body, timeout);
+}
+void NatsBus::OnConnect(std::function<void()> callback) { impl_->OnConnect(std::move(callback)); }
+bool NatsBus::connected() const { return impl_->connected(); }
+void NatsBus::Close() { impl_->Close(); }
+BusStats NatsBus::stats() const { return impl_->stats(); }
+
+}  // namespace gaekju::runtime

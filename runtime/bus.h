@@ -55,9 +55,10 @@ struct BusMessage {
   std::string body;
 };
 
-// The stream's sequence (of the first one for a duplicate), or why it is not known to be stored: UNAVAILABLE (not connected, or the
-// connection broke), DEADLINE_EXCEEDED (no ack within publish_timeout; it may be stored), INVALID_ARGUMENT (too large, or a bad
-// subject or header: never succeeds), FAILED_PRECONDITION (no such stream now, or the server refused it), CANCELLED (Close).
+// The stream's sequence (of the first one for a duplicate), or why it is not known to be stored: UNAVAILABLE (not connected, the
+// connection broke, or the stream is not there now), DEADLINE_EXCEEDED (no ack within publish_timeout), INVALID_ARGUMENT (too
+// large, or a bad subject or header: never succeeds), FAILED_PRECONDITION (the server refused it), CANCELLED (Close).
+// After UNAVAILABLE and DEADLINE_EXCEEDED it may be stored all the same.
 using PublishDone = std::function<void(absl::StatusOr<uint64_t> stream_seq)>;
 
 // What the server knows of a stream. A stream that was lost and made again has a later `created_ns`, or a lower `last_seq`.
@@ -113,8 +114,8 @@ class Bus {
  public:
   virtual ~Bus() = default;
 
-  // Stores a message in the stream of its subject. `done` is called exactly once, never from inside Publish. Never blocks for the
-  // network. The caller bounds what is in flight (~1024).
+  // Stores a message in the stream of its subject. `done` is called exactly once, from a thread of the bus (after Close: from inside
+  // Publish). Never blocks. The caller bounds what is in flight (~1024).
   virtual void Publish(BusMessage message, PublishDone done) = 0;
 
   // The four streams, missing ones made first. Blocks for at most api_timeout each. Errors: UNAVAILABLE.
@@ -199,7 +200,7 @@ class NatsBus : public Bus {
 
  private:
   class Impl;
-  std::shared_ptr<Impl> impl_;
+  std::unique_ptr<Impl> impl_;
 };
 
 }  // namespace gaekju::runtime
