@@ -526,7 +526,8 @@ bool SagaRun::SettlePhase() {
 void SagaRun::Advance() {
   while (true) {
     // The phase first: what a new phase forbids is not asked any more.
-    bool moved = SettlePhase();
+    bool moved = false;
+    while (SettlePhase()) moved = true;
     moved |= AskReadySteps();
     moved |= AskReadyUndos();
     if (!moved) break;
