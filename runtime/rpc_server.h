@@ -13,7 +13,8 @@
 //
 // There are no generated stubs: requests arrive as bytes, and are parsed on gRPC's thread into the generated message type.
 // What the server itself refuses, before a handler sees the call, carries ErrorInfo (domain "gaekju.rpc"):
-//   INVALID_ARGUMENT REQUEST_MALFORMED, RESOURCE_EXHAUSTED REQUEST_TOO_LARGE, UNAVAILABLE OVERLOADED and DRAINING (both with RetryInfo).
+//   INVALID_ARGUMENT REQUEST_MALFORMED, RESOURCE_EXHAUSTED REQUEST_TOO_LARGE, DEADLINE_EXCEEDED DEFAULT_DEADLINE,
+//   UNAVAILABLE OVERLOADED, DRAINING (streams, at shutdown) and UNANSWERED (all three with RetryInfo).
 //
 // Thread-safe. No gRPC header is included here: that would cost each includer seconds.
 #ifndef GAEKJU_RUNTIME_RPC_SERVER_H_
@@ -37,8 +38,11 @@ namespace gaekju::runtime {
 
 // What a handler learns of a call beside its request.
 struct CallContext {
-  int64_t deadline_us = 0;    // microseconds since 1970; always set: the caller's, or the method's default when the caller set none
+  // Microseconds since 1970: the caller's, or the method's default when the caller set none. A stream whose contract sets none has
+  // INT64_MAX: watches last as long as their connection.
+  int64_t deadline_us = 0;
   std::string traceparent;    // the caller's, or a new one when the caller sent none or a malformed one
+  std::string peer;           // the other end's address, as gRPC writes it: "ipv4:127.0.0.1:40000"
   int32_t attempts = 0;       // how often the caller's gRPC library tried before (grpc-previous-rpc-attempts)
 };
 
@@ -73,10 +77,8 @@ class Responder {
   // The caller has gone: cancelled, disconnected or past its deadline. Work for it may be dropped; nothing need be sent.
   bool cancelled() const;
   // Calls `on_cancel` once when the caller goes (at once if it has), on a gRPC thread; it may only enqueue. Dropped after an answer.
+  // At most one per call.
   void OnCancel(std::function<void()> on_cancel);
-  // The other end's address, as gRPC writes it ("ipv4:127.0.0.1:40000"). Slow; for logs.
-  std::string peer() const;
-
   explicit operator bool() const { return call_ != nullptr; }
 
  private:
@@ -99,7 +101,7 @@ struct RpcServerOptions {
   // Deadline of a caller that sets none, where the method's option sets none, milliseconds.
   int deadline_ms_default = 5000;
   int stream_queue_max = 64;
-  // An idle connection is closed, and any connection is renewed at this age, so that new replicas get their share.
+  // Any connection is renewed at this age, so that new replicas get their share; those in use may finish their calls for a minute.
   absl::Duration connection_age_max = absl::Minutes(30);
   // How often the server dials its own port, and how many failures in a row make it call `on_dead`. Zero: never.
   // gRPC 1.51's listener dies for good when file descriptors run out (CVE-2023-4785), and nothing else notices.
