@@ -1,17 +1,9 @@
 """The house that the acceptance tests of one module share. Each test gets it whole again, and uses its own buyers and products."""
 
-import pathlib
-
 import pytest
 
-from gaekju_house import House, ROOT
+from gaekju_house import House, STOREFRONTS
 from shop import Shop
-
-STOREFRONTS = [
-    ROOT / "storefronts" / "fashion.textproto",
-    *sorted((pathlib.Path(__file__).parent / "storefronts").glob("*.textproto")),
-]
-
 
 @pytest.fixture(scope="module")
 def module_house(cluster, tmp_path_factory):

@@ -36,6 +36,12 @@ from stubs import CLIENTS, CONTEXTS, ROOT
 SECONDS_TO_START = float(os.environ.get("GAEKJU_TEST_START_SECONDS", "30"))
 SECONDS_TO_CONVERGE = float(os.environ.get("GAEKJU_TEST_CONVERGE_SECONDS", "75"))  # twice JetStream's AckWait, and some
 
+# The shop that is sold, and variants of it that only tests open.
+STOREFRONTS = [
+    ROOT / "storefronts" / "fashion.textproto",
+    *sorted((pathlib.Path(__file__).parent / "storefronts").glob("*.textproto")),
+]
+
 
 def gaekju_binary():
     """GAEKJU_BIN (or GAEKJU_BINARY), or the binary of build/$GAEKJU_BUILD (release, else dev)."""

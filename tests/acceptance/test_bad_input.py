@@ -349,27 +349,30 @@ def serve_with(house, folder, text):
     shops = folder / "storefronts"
     shops.mkdir()
     (shops / "shop.textproto").write_text(text)
-    argv = [str(arg) for arg in house.argv("order")]
-    ports = free_ports(2)
+    ports = free_ports(3)
     database = f"{house.name}_scratch"
     house.cluster.drop(database)
     house.cluster.create(database)
-    argv = [arg for arg in argv if not arg.startswith(("--listen", "--metrics", "--database", "--storefronts"))]
-    argv += [f"--listen=127.0.0.1:{ports[0]}", f"--metrics=127.0.0.1:{ports[1]}",
+    # A bus of its own: on the house's, it would take answers that are meant for the house's own order context.
+    bus = Process(["nats-server", "-js", "-sd", folder / "jetstream", "-a", "127.0.0.1", "-p", ports[2]], folder / "nats.log")
+    ours = ("--listen", "--metrics", "--database", "--storefronts", "--nats")
+    argv = [arg for arg in map(str, house.argv("order")) if not arg.startswith(ours)]
+    argv += [f"--listen=127.0.0.1:{ports[0]}", f"--metrics=127.0.0.1:{ports[1]}", f"--nats=nats://127.0.0.1:{ports[2]}",
              f"--database={house.cluster.dsn(database)}", f"--storefronts={shops}"]
     process = Process(argv, folder / "log")
+    channel = grpc.insecure_channel(f"127.0.0.1:{ports[0]}")
+
+    def ended_or_serving():
+        if not process.alive():
+            return True
+        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
+        return answer.status == health_pb2.HealthCheckResponse.SERVING
+
     try:
-        channel = grpc.insecure_channel(f"127.0.0.1:{ports[0]}")
-
-        def ended_or_serving():
-            if not process.alive():
-                return True
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=1)
-            return answer.status == health_pb2.HealthCheckResponse.SERVING
-
         eventually(ended_or_serving, "it serves or ends", 30)
-        channel.close()
         return process.popen.poll(), (folder / "log").read_text()
     finally:
+        channel.close()
         process.end(signal.SIGTERM)
+        bus.end(signal.SIGTERM)
         house.cluster.drop(database)
