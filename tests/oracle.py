@@ -163,8 +163,9 @@ def view_differences(house):
     return list(_differences(Books(house)))
 
 
-def judge(house, acknowledged=(), initial_stock=None):
+def judge(house, acknowledged=(), cancelled=(), kept=(), initial_stock=None):
     """`acknowledged`: (customer_id, request_id, order_id) of every PlaceOrder that was answered OK.
+    `cancelled`: order ids whose CancelOrder was answered OK. `kept`: order ids that nobody tried to cancel.
     `initial_stock`: product id -> how many there were."""
     books = Books(house)
     verdict = Verdict(orders=len(books.records))
@@ -187,6 +188,13 @@ def judge(house, acknowledged=(), initial_stock=None):
     for (customer_id, request_id), order_ids in answers.items():
         if len(order_ids) > 1:
             verdict.doubled.append(f"request {request_id} of {customer_id} was answered with {sorted(order_ids)}")
+
+    for order_ids, state in ((cancelled, State.STATE_CANCELLED), (kept, State.STATE_COMPLETED)):
+        for order_id in order_ids:
+            record = books.records.get(order_id)
+            if record and record.order.state in ENDED and record.order.state != state:
+                verdict.lost.append(f"{order_id} ended {State.Name(record.order.state)} ({record.order.reject_reason}), "
+                                    f"and should have ended {State.Name(state)}")
 
     # 1, 2. each order ended, and holds what it should
     for order_id, record in books.records.items():

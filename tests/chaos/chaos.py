@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""kill -9 of every process, and a wiped bus, under load; then the books are read. Ends with 'N lost, N doubled, N stuck'.
+
+    tests/chaos/chaos.py [--seconds 45] [--seed N] [--buyers 32]
+
+Each of the six contexts and nats-server is killed at least once, and the whole JetStream store deleted at least once; then more of the
+same at random until the time is up. The seed decides victims, how long they stay down, and what buyers do. Exit code 0: nothing was
+lost, doubled or stuck, the ledger sums to zero, stock adds up and views equal their sources.
+"""
+
+import argparse
+import json
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parents[1] / "acceptance")]
+
+import oracle
+from gaekju_house import Cluster, House, ROOT, eventually
+from shop import Shop
+from stubs import CONTEXTS
+
+STOCK = 10_000_000
+
+
+class Load:
+    """buyers.py, and how far it has come."""
+
+    def __init__(self, house, products, seed, buyers, out):
+        self.out = out
+        self.placed = self.cancelled = self.failed = 0
+        self._process = subprocess.Popen(
+            [sys.executable, str(pathlib.Path(__file__).parent / "buyers.py"),
+             "--address", f"127.0.0.1:{house.ports['order']}", "--products", ",".join(products), "--seed", str(seed),
+             "--buyers", str(buyers), "--out", str(out)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def _follow(self):
+        for line in self._process.stdout:
+            self.placed, self.cancelled, self.failed = map(int, line.split())
+
+    def wait_for(self, orders, timeout=30):
+        """Waits until so many more orders are placed."""
+        goal = self.placed + orders
+        eventually(lambda: self.placed >= goal, f"{orders} more orders are placed", timeout)
+
+    def stop(self, timeout=90):
+        """No new orders; every buyer gets its last answers."""
+        self._process.stdin.write("stop\n")
+        self._process.stdin.flush()
+        self._process.wait(timeout)
+
+    def kill(self):
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def answers(self):
+        with open(self.out) as lines:
+            return [json.loads(line) for line in lines]
+
+
+def strike(house, victim, random_, say):
+    """Kills the victim, leaves it down for up to a second, and brings it back."""
+    down_s = random_.choice([0, 0.05, 0.2, 0.5, 1.0])
+    if victim == "bus wiped":
+        say("delete the whole JetStream store")
+        house.wipe_bus()
+        return
+    say(f"kill -9 {victim}, down {down_s:.2f} s")
+    house.kill(victim)
+    until = time.monotonic() + down_s  # part of the fault, not a wait for something
+    eventually(lambda: time.monotonic() >= until, "the fault has lasted", 10)
+    house.start(victim)
+
+
+def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print):
+    """Returns the verdict of the oracle."""
+    seed = seed if seed is not None else random.SystemRandom().randrange(1 << 32)
+    random_ = random.Random(seed)
+    say(f"seed {seed}")
+    with House(cluster, folder / "house", storefronts=[ROOT / "storefronts" / "fashion.textproto"]) as house:
+        house.start()
+        shop = Shop(house, "fashion")
+        products = [shop.product(product_id=f"p{number}", price=1_000 * (number + 1), count=STOCK) for number in range(20)]
+        load = Load(house, products, seed, buyers, folder / "answers.jsonl")
+        try:
+            load.wait_for(50)
+            started = time.monotonic()
+            victims = [*CONTEXTS, "nats", "bus wiped"]
+            random_.shuffle(victims)
+            strikes = 0
+            while victims or time.monotonic() - started < seconds:
+                victim = victims.pop() if victims else random_.choice([*CONTEXTS, "nats", "bus wiped"])
+                before = load.placed
+                strike(house, victim, random_, say)
+                strikes += 1
+                load.wait_for(random_.randrange(20, 200))
+                say(f"  {load.placed - before} orders meanwhile, {load.placed} in all")
+            load.stop()
+        finally:
+            load.kill()
+        say(f"{strikes} strikes; {load.placed} orders acknowledged, {load.cancelled} cancels, {load.failed} refusals; settling")
+        house.heal()
+        settling = time.monotonic()
+        oracle.settle(house)
+        say(f"settled after {time.monotonic() - settling:.1f} s")
+
+        answers = load.answers()
+        verdict = oracle.judge(
+            house,
+            acknowledged=[(it["customer_id"], it["request_id"], it["order_id"]) for it in answers if it["what"] == "placed"],
+            cancelled={it["order_id"] for it in answers if it["what"] == "cancelled"},
+            kept={it["order_id"] for it in answers if it["what"] == "placed"}
+            - {it["order_id"] for it in answers if it["what"] == "cancelling"},
+            initial_stock={product: STOCK for product in products})
+        verdict.wrong += [f"refused: {it}" for it in answers if it["what"] == "refused"]
+        if not verdict.good():
+            say(verdict.explain())
+            say(house.logs(8))
+        say(f"seed {seed}, {strikes} strikes, {verdict.orders} orders, {len(verdict.wrong)} wrong")
+        return verdict
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=45, help="how long to strike (default 45)")
+    parser.add_argument("--seed", type=int, help="repeat a run's choices (default: a new one, printed)")
+    parser.add_argument("--buyers", type=int, default=32, help="orders at a time (default 32)")
+    parser.add_argument("--keep", action="store_true", help="keep the folder with logs and answers")
+    args = parser.parse_args()
+    started = time.monotonic()
+
+    def say(text):
+        print(f"[{time.monotonic() - started:6.1f}] {text}", flush=True)
+
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-chaos-"))
+    try:
+        with Cluster(folder / "pg") as cluster:
+            verdict = run(cluster, folder, args.seconds, args.seed, args.buyers, say)
+    finally:
+        if args.keep:
+            say(f"kept: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    print(verdict, flush=True)
+    return 0 if verdict.good() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
