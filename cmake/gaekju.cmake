@@ -19,7 +19,7 @@ set(GAEKJU_GENERATED_DIR ${CMAKE_BINARY_DIR}/generated)
 set(GAEKJU_DESCRIPTOR_SET ${CMAKE_BINARY_DIR}/gaekju.binpb)
 
 # ./dev makes the venv; by hand, point these at any Python that has tests/requirements.txt installed.
-if(NOT GOOGLEAPIS_PROTO_DIR)
+if(NOT EXISTS "${GOOGLEAPIS_PROTO_DIR}/google/api/annotations.proto")
   file(GLOB venv_protos ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages)
   set(GOOGLEAPIS_PROTO_DIR "${venv_protos}" CACHE PATH
       "Folder with google/api/annotations.proto and google/rpc/status.proto" FORCE)
