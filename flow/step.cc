@@ -1,5 +1,7 @@
 #include "flow/step.h"
 
+#include "flow/values.h"
+
 namespace gaekju::flow {
 namespace {
 
@@ -55,15 +57,7 @@ void SendAnswer(const Answer& answer, absl::string_view answer_type, const StepR
 
 google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_view step_id,
                                     absl::string_view domain) {
-  if (order_id.empty() || order_id.size() > 64) {
-    return MakeStatus(google::rpc::INVALID_ARGUMENT, domain, "FIELD_INVALID",
-                      "order_id must have 1 to 64 characters", "order_id");
-  }
-  if (step_id.empty() || step_id.size() > 64) {
-    return MakeStatus(google::rpc::INVALID_ARGUMENT, domain, "FIELD_INVALID",
-                      "step_id must have 1 to 64 characters", "step_id");
-  }
-  return {};
+  return FieldChecks(domain).Id("order_id", order_id).Id("step_id", step_id).status();
 }
 
 Answer RecordedAnswer(const StepRecord& record) { return FromRecord(record.outcome(), record.answer()); }
@@ -78,12 +72,15 @@ void RecordUndoAnswer(const Answer& answer, StepRecord* record) {
 
 void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn) {
   GK_CHECK(record->outcome() == Outcome::OUTCOME_PENDING);
+  GK_CHECK(record->undo() == Outcome::OUTCOME_UNSPECIFIED) << "answered after its undo";
+  GK_CHECK(answer.kind != Answer::Kind::kPending) << "a person answers done or refused";
   RecordAnswer(answer, record);
   SendAnswer(answer, answer_type, *record, /*undo=*/false, record->reply_to(), turn);
 }
 
 void AnswerPendingUndo(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn) {
   GK_CHECK(record->undo() == Outcome::OUTCOME_PENDING);
+  GK_CHECK(answer.kind == Answer::Kind::kDone) << "an undo is never refused";
   RecordUndoAnswer(answer, record);
   SendAnswer(answer, answer_type, *record, /*undo=*/true, record->undo_reply_to(), turn);
 }

@@ -9,11 +9,11 @@
 //       "gaekju.payment.v1.PaymentService.Capture", kPayments, validate, more_keys,
 //       [](const CaptureRequest& request, const Caller&, Payment& payment, Turn& turn) -> Answer { … }));
 //   context.handlers.push_back(UndoHandler<Payment, RefundRequest>(
-//       "gaekju.payment.v1.PaymentService.Refund", kPayments, more_keys,
+//       "gaekju.payment.v1.PaymentService.Refund", kPayments, held_rows,
 //       [](Payment& payment, Turn& turn) -> Answer { … },      // the step was done: take it back; Done or Pending
 //       [](const RefundRequest&, Payment& payment, Turn& turn) { … }));  // it never was, or was refused or waits: mark it void
 //
-// A refusal of the do decider is recorded too, unless it is marked with `Forget`: then asking again decides again.
+// A refusal of the do decider is recorded too. One that Validate makes is not: it says the same every time.
 #ifndef GAEKJU_FLOW_STEP_H_
 #define GAEKJU_FLOW_STEP_H_
 
@@ -35,7 +35,7 @@ inline std::string StepKey(absl::string_view order_id, absl::string_view step_id
   return absl::StrCat(order_id, "/", step_id);
 }
 
-// Checks order_id (1 to 64 characters) and step_id (1 to 64). OK has code 0.
+// Checks order_id and step_id: 1 to 64 bytes each, and no "/", so that two steps never share a key. OK has code 0.
 google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_view step_id, absl::string_view domain);
 
 // The answer a record stands for: what was answered before. REQUIRES: record.outcome() is set, or record.undo() is.
@@ -46,7 +46,8 @@ Answer RecordedUndoAnswer(const StepRecord& record);
 void RecordAnswer(const Answer& answer, StepRecord* record);
 void RecordUndoAnswer(const Answer& answer, StepRecord* record);
 
-// A person answered a pending step: records it, and sends it to whoever asked. REQUIRES: record->outcome() is pending.
+// A person answered a pending step: records it, and sends it to whoever asked last. `answer` is Done or Refuse.
+// REQUIRES: record->outcome() is pending, and the step has not been taken back.
 // `answer_type`: the response message's full name.
 void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn);
 // The same for a pending undo. REQUIRES: record->undo() is pending.
@@ -81,7 +82,9 @@ std::shared_ptr<const Handler> StepHandler(
             return Refuse(google::rpc::ALREADY_EXISTS, domain, "STEP_REUSED",
                           absl::StrCat("step ", key, " was asked before with other content"));
           }
-          if (record.outcome() == Outcome::OUTCOME_PENDING && record.reply_to() != caller.reply_to) {
+          // A plain call has nowhere for a later answer to go, so it does not take the answer from who has.
+          if (record.outcome() == Outcome::OUTCOME_PENDING && !caller.reply_to.empty() &&
+              record.reply_to() != caller.reply_to) {
             turn.Edit<Resource>(table, key).mutable_step()->set_reply_to(caller.reply_to);
           }
           return RecordedAnswer(record);
@@ -98,9 +101,12 @@ std::shared_ptr<const Handler> StepHandler(
       });
 }
 
+// `held_rows` appends the rows that taking the step back touches, as the resource tells; null when there are none but its own.
+// They are known only once the resource is loaded, so the handler then answers kRetry, once, before it changes anything.
 template <class Resource, class Request>
 std::shared_ptr<const Handler> UndoHandler(
-    std::string name, const Table& table, std::function<void(const Request&, std::vector<RowKey>*)> more_keys,
+    std::string name, const Table& table,
+    std::function<void(const Resource&, std::vector<RowKey>*)> held_rows,
     std::function<Answer(Resource&, Turn&)> undo,
     std::function<void(const Request&, Resource&, Turn&)> make_void) {
   const std::string domain = name.substr(0, name.rfind('.'));
@@ -109,21 +115,30 @@ std::shared_ptr<const Handler> UndoHandler(
       [domain](const Request& request) {
         return ValidateStepIds(request.order_id(), request.step_id(), domain);
       },
-      [&table, more_keys](const Request& request, const Caller&, std::vector<RowKey>* keys) {
+      [&table](const Request& request, const Caller&, std::vector<RowKey>* keys) {
         keys->push_back({&table, StepKey(request.order_id(), request.step_id())});
-        if (more_keys) more_keys(request, keys);
       },
-      [&table, undo, make_void](const Request& request, const Caller& caller, Turn& turn) {
+      [&table, held_rows, undo, make_void](const Request& request, const Caller& caller, Turn& turn) {
         const std::string key = StepKey(request.order_id(), request.step_id());
         const Resource* found = turn.Find<Resource>(table, key);
         if (found != nullptr && found->step().undo() != Outcome::OUTCOME_UNSPECIFIED) {
-          if (found->step().undo() == Outcome::OUTCOME_PENDING &&
+          if (found->step().undo() == Outcome::OUTCOME_PENDING && !caller.reply_to.empty() &&
               found->step().undo_reply_to() != caller.reply_to) {
             turn.Edit<Resource>(table, key).mutable_step()->set_undo_reply_to(caller.reply_to);
           }
           return RecordedUndoAnswer(found->step());
         }
         const bool was_done = found != nullptr && found->step().outcome() == Outcome::OUTCOME_DONE;
+        if (was_done && held_rows) {
+          Answer retry;
+          retry.kind = Answer::Kind::kRetry;
+          std::vector<RowKey> keys;
+          held_rows(*found, &keys);
+          for (RowKey& row : keys) {
+            if (!turn.HasRow(row)) retry.more_keys.push_back(std::move(row));
+          }
+          if (!retry.more_keys.empty()) return retry;
+        }
         Resource& resource = turn.Edit<Resource>(table, key);
         StepRecord* record = resource.mutable_step();
         record->set_order_id(request.order_id());
@@ -132,6 +147,7 @@ std::shared_ptr<const Handler> UndoHandler(
         Answer answer;
         if (was_done) {
           answer = undo(resource, turn);
+          GK_CHECK(answer.kind != Answer::Kind::kRefused) << "an undo is never refused: " << key;
         } else {
           make_void(request, resource, turn);
         }

@@ -104,7 +104,7 @@ struct Answer {
     kRefused,  // `status` says why
     kPending,  // a person will answer; an Envelope follows then
     kWait,     // the caller waits until a turn resolves `wait_key`
-    kRetry,    // run again in the next turn with `redirect` added to the loaded rows
+    kRetry,    // run again in the next turn with `more_keys` loaded too; nothing was changed
   };
   Kind kind = Kind::kDone;
   std::string payload;
@@ -178,7 +178,10 @@ class Turn {
   // Publishes a command or an answer after commit.
   void Send(Envelope envelope);
   // Calls another context after commit.
-  void CallAfterCommit(Call call) { calls_.push_back(std::move(call)); }
+  void CallAfterCommit(Call call) {
+    if (call.traceparent.empty()) call.traceparent = traceparent_;
+    calls_.push_back(std::move(call));
+  }
   // Answers whoever waits for `wait_key`, after commit.
   void Resolve(std::string wait_key, Answer answer) {
     resolved_.emplace_back(std::move(wait_key), std::move(answer));

@@ -1,0 +1,301 @@
+#include "services/payment/payment.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "flow/values.h"
+#include "gaekju/payment/v1/payment_events.pb.h"
+#include "gaekju/payment/v1/payment_service.pb.h"
+#include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "services/testing/context_rules.h"
+#include "services/testing/property.h"
+#include "services/testing/turn_harness.h"
+
+namespace gaekju::payment {
+namespace {
+
+using flow::Answer;
+using gaekju::payment::v1::CaptureRequest;
+using gaekju::payment::v1::CaptureResponse;
+using gaekju::payment::v1::GetPaymentRequest;
+using gaekju::payment::v1::LedgerEntry;
+using gaekju::payment::v1::ListPaymentsRequest;
+using gaekju::payment::v1::Payment;
+using gaekju::payment::v1::PaymentCaptured;
+using gaekju::payment::v1::PaymentRefunded;
+using gaekju::payment::v1::RefundRequest;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+CaptureRequest Capture(const std::string& order_id = "o1", int64_t amount = 20000,
+                       const std::string& method = "card", const std::string& step_id = "pay") {
+  CaptureRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
+  request.set_customer_id("jang");
+  request.mutable_amount()->set_currency_code("KRW");
+  request.mutable_amount()->set_minor_units(amount);
+  request.set_payment_method(method);
+  return request;
+}
+
+RefundRequest Refund(const std::string& order_id = "o1", const std::string& step_id = "pay") {
+  RefundRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
+  return request;
+}
+
+class PaymentTest : public ::testing::Test {
+ protected:
+  const Payment& Row(const std::string& key = "o1/pay") {
+    const Payment* payment = payments_.Row<Payment>(kPayments, key);
+    GK_CHECK(payment != nullptr) << key;
+    return *payment;
+  }
+  // The ledger as "<entry key> <account> <amount>", by key.
+  std::vector<std::string> Ledger() {
+    std::vector<std::string> lines;
+    for (const auto& [key, row] : payments_.Rows(kLedgerEntries)) {
+      const auto& entry = static_cast<const LedgerEntry&>(*row.body);
+      EXPECT_EQ(entry.entry_id(), key);
+      lines.push_back(absl::StrCat(key, " ", entry.account(), " ", entry.amount()));
+    }
+    return lines;
+  }
+
+  testing::TurnHarness payments_{PaymentContext()};
+};
+
+TEST(Payment, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(PaymentContext()); }
+
+TEST_F(PaymentTest, CaptureTakesTheMoneyOnce) {
+  const Answer answer = payments_.Call(Capture());
+  ASSERT_EQ(answer.kind, Answer::Kind::kDone);
+  CaptureResponse response;
+  ASSERT_TRUE(response.ParseFromString(answer.payload));
+  EXPECT_EQ(response.payment_id(), "o1/pay");
+  EXPECT_EQ(Row().state(), Payment::STATE_CAPTURED);
+  EXPECT_EQ(flow::ToMicros(Row().capture_time()), payments_.now_us);
+  EXPECT_FALSE(Row().has_refund_time());
+  EXPECT_THAT(Ledger(), ElementsAre("o1/pay/capture/credit merchant 20000",
+                                    "o1/pay/capture/debit customer:jang -20000"));
+  EXPECT_THAT(payments_.TakeEvents(), ElementsAre("PaymentCaptured o1/pay@1"));
+
+  payments_.now_us += 1000000;
+  EXPECT_EQ(payments_.Call(Capture()).payload, answer.payload);
+  EXPECT_EQ(payments_.written_count(), 0);
+}
+
+TEST_F(PaymentTest, RefundReturnsItOnce) {
+  payments_.Call(Capture());
+  payments_.TakeEvents();
+  payments_.now_us += 5000000;
+  EXPECT_EQ(payments_.Call(Refund()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Payment::STATE_REFUNDED);
+  EXPECT_EQ(flow::ToMicros(Row().refund_time()), payments_.now_us);
+  EXPECT_THAT(Ledger(), ElementsAre("o1/pay/capture/credit merchant 20000",
+                                    "o1/pay/capture/debit customer:jang -20000",
+                                    "o1/pay/refund/credit customer:jang 20000",
+                                    "o1/pay/refund/debit merchant -20000"));
+  EXPECT_THAT(payments_.TakeEvents(), ElementsAre("PaymentRefunded o1/pay@2"));
+  EXPECT_EQ(payments_.Call(Refund()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(payments_.written_count(), 0);
+}
+
+TEST_F(PaymentTest, EventsTellThePaymentButNotTheSagasRecord) {
+  payments_.Call(Capture());
+  payments_.Call(Refund());
+  const auto envelopes = payments_.TakeEnvelopes();
+  ASSERT_EQ(envelopes.size(), 2u);
+  PaymentCaptured captured;
+  ASSERT_TRUE(captured.ParseFromString(envelopes[0].payload));
+  EXPECT_EQ(captured.payment().state(), Payment::STATE_CAPTURED);
+  EXPECT_EQ(captured.payment().amount().minor_units(), 20000);
+  EXPECT_FALSE(captured.payment().has_step());
+  EXPECT_EQ(envelopes[0].order_id, "o1");
+  EXPECT_EQ(envelopes[0].resource, "payments/o1/pay");
+  PaymentRefunded refunded;
+  ASSERT_TRUE(refunded.ParseFromString(envelopes[1].payload));
+  EXPECT_EQ(refunded.payment().state(), Payment::STATE_REFUNDED);
+  EXPECT_FALSE(refunded.payment().has_step());
+}
+
+TEST_F(PaymentTest, ADeclineIsRecordedAndMovesNothing) {
+  for (int i = 0; i < 2; ++i) {
+    const Answer answer = payments_.Call(Capture("o1", 20000, kDeclinedMethod));
+    EXPECT_EQ(answer.kind, Answer::Kind::kRefused);
+    EXPECT_EQ(answer.status.code(), google::rpc::FAILED_PRECONDITION);
+    EXPECT_EQ(flow::ReasonOf(answer.status), "PAYMENT_DECLINED");
+  }
+  EXPECT_EQ(payments_.written_count(), 0) << "the second time";
+  EXPECT_EQ(Row().state(), Payment::STATE_DECLINED);
+  EXPECT_FALSE(Row().has_capture_time());
+  EXPECT_THAT(Ledger(), IsEmpty());
+  EXPECT_THAT(payments_.TakeEvents(), IsEmpty());
+}
+
+TEST_F(PaymentTest, TheRefundOfADeclineReturnsNothing) {
+  payments_.Call(Capture("o1", 20000, kDeclinedMethod));
+  EXPECT_EQ(payments_.Call(Refund()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Payment::STATE_DECLINED);
+  EXPECT_THAT(Ledger(), IsEmpty());
+  EXPECT_THAT(payments_.TakeEvents(), IsEmpty());
+}
+
+TEST_F(PaymentTest, ARefundThatComesFirstStopsItsCapture) {
+  EXPECT_EQ(payments_.Call(Refund()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Payment::STATE_VOIDED);
+  EXPECT_EQ(Row().payment_id(), "o1/pay");
+  EXPECT_EQ(Row().order_id(), "o1");
+  EXPECT_EQ(flow::ReasonOf(payments_.Call(Capture()).status), "STEP_UNDONE");
+  EXPECT_THAT(Ledger(), IsEmpty());
+  EXPECT_THAT(payments_.TakeEvents(), IsEmpty());
+}
+
+TEST_F(PaymentTest, ACaptureAfterItsRefundIsRefused) {
+  payments_.Call(Capture());
+  payments_.Call(Refund());
+  EXPECT_EQ(flow::ReasonOf(payments_.Call(Capture()).status), "STEP_UNDONE");
+  EXPECT_EQ(Ledger().size(), 4u);
+}
+
+TEST_F(PaymentTest, TheSameStepWithAnotherAmountIsRefused) {
+  payments_.Call(Capture());
+  const Answer answer = payments_.Call(Capture("o1", 30000));
+  EXPECT_EQ(answer.status.code(), google::rpc::ALREADY_EXISTS);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "STEP_REUSED");
+  EXPECT_EQ(Ledger().size(), 2u);
+}
+
+TEST_F(PaymentTest, CaptureAndRefundInOneTurn) {
+  const auto capture = Capture();
+  const auto refund = Refund();
+  for (const Answer& answer : payments_.CallTogether({&capture, &refund, &refund})) {
+    EXPECT_EQ(answer.kind, Answer::Kind::kDone);
+  }
+  EXPECT_EQ(Ledger().size(), 4u);
+  EXPECT_THAT(payments_.TakeEvents(),
+              ElementsAre("PaymentCaptured o1/pay@1", "PaymentRefunded o1/pay@2"));
+}
+
+TEST_F(PaymentTest, BadRequestsNameTheField) {
+  struct Case {
+    const char* field;
+    std::function<void(CaptureRequest*)> spoil;
+  };
+  const Case cases[] = {
+      {"order_id", [](auto* r) { r->clear_order_id(); }},
+      {"step_id", [](auto* r) { r->clear_step_id(); }},
+      {"customer_id", [](auto* r) { r->clear_customer_id(); }},
+      {"customer_id", [](auto* r) { r->set_customer_id(std::string(65, 'x')); }},
+      {"amount.currency_code", [](auto* r) { r->clear_amount(); }},
+      {"amount.currency_code", [](auto* r) { r->mutable_amount()->set_currency_code("won"); }},
+      {"amount.minor_units", [](auto* r) { r->mutable_amount()->set_minor_units(0); }},
+      {"amount.minor_units", [](auto* r) { r->mutable_amount()->set_minor_units(-1); }},
+      {"payment_method", [](auto* r) { r->set_payment_method(std::string(257, 'x')); }},
+  };
+  for (const Case& c : cases) {
+    CaptureRequest request = Capture();
+    c.spoil(&request);
+    const Answer answer = payments_.Call(request);
+    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
+    google::rpc::BadRequest bad;
+    ASSERT_EQ(answer.status.details_size(), 2) << c.field;
+    ASSERT_TRUE(answer.status.details(1).UnpackTo(&bad));
+    EXPECT_EQ(bad.field_violations(0).field(), c.field);
+  }
+  EXPECT_THAT(payments_.Rows(kPayments), IsEmpty());
+}
+
+TEST_F(PaymentTest, TheLargestAmountMovesAndReturns) {
+  const int64_t largest = std::numeric_limits<int64_t>::max();
+  payments_.Call(Capture("o1", largest));
+  payments_.Call(Refund());
+  EXPECT_THAT(Ledger(), ElementsAre(absl::StrCat("o1/pay/capture/credit merchant ", largest),
+                                    absl::StrCat("o1/pay/capture/debit customer:jang ", -largest),
+                                    absl::StrCat("o1/pay/refund/credit customer:jang ", largest),
+                                    absl::StrCat("o1/pay/refund/debit merchant ", -largest)));
+}
+
+TEST_F(PaymentTest, ReadsShowPaymentsWithoutTheSagasRecord) {
+  payments_.Call(Capture("o1"));
+  payments_.Call(Capture("o2"));
+  GetPaymentRequest get;
+  get.set_payment_id("o1/pay");
+  const auto found = payments_.Get(get);
+  ASSERT_NE(found, nullptr);
+  EXPECT_EQ(static_cast<const Payment&>(*found).payment_id(), "o1/pay");
+  EXPECT_FALSE(static_cast<const Payment&>(*found).has_step());
+  get.set_payment_id("o3/pay");
+  EXPECT_EQ(payments_.Get(get), nullptr);
+
+  ListPaymentsRequest list;
+  ASSERT_EQ(payments_.List(list).size(), 2u);
+  EXPECT_EQ(static_cast<const Payment&>(*payments_.List(list)[0]).payment_id(), "o2/pay") << "newest";
+  list.set_order_id("o1");
+  ASSERT_EQ(payments_.List(list).size(), 1u);
+  EXPECT_FALSE(static_cast<const Payment&>(*payments_.List(list)[0]).has_step());
+  list.set_customer_id("kim");
+  EXPECT_THAT(payments_.List(list), IsEmpty());
+}
+
+// Any order of captures, refunds and repeats, alone and together in turns.
+TEST_F(PaymentTest, TheBooksBalanceWhateverComes) {
+  for (const uint64_t seed : testing::Seeds(200)) {
+    SCOPED_TRACE(testing::Replay(seed));
+    std::mt19937_64 random(seed);
+    testing::TurnHarness payments(PaymentContext());
+    std::map<std::string, int> event_count;
+    for (int turn = 0; turn < 40; ++turn) {
+      std::vector<std::unique_ptr<google::protobuf::Message>> requests;
+      std::vector<const google::protobuf::Message*> batch;
+      for (int i = testing::Pick(random, 4); i >= 0; --i) {
+        const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
+        const std::string step_id = testing::Pick(random, 4) == 0 ? "pay2" : "pay";
+        if (testing::Pick(random, 3) == 0) {
+          requests.push_back(std::make_unique<RefundRequest>(Refund(order_id, step_id)));
+        } else {
+          const bool declined = testing::Pick(random, 5) == 0;
+          requests.push_back(std::make_unique<CaptureRequest>(
+              Capture(order_id, 1 + testing::Pick(random, 2), declined ? kDeclinedMethod : "card", step_id)));
+        }
+        batch.push_back(requests.back().get());
+      }
+      payments.CallTogether(batch);
+      for (const std::string& event : payments.TakeEvents()) {
+        EXPECT_EQ(++event_count[event], 1) << event << " twice";
+      }
+
+      std::map<std::string, int64_t> by_transaction, merchant_by_payment;
+      std::map<std::string, int> entries_by_payment;
+      for (const auto& [key, row] : payments.Rows(kLedgerEntries)) {
+        const auto& entry = static_cast<const LedgerEntry&>(*row.body);
+        by_transaction[entry.transaction_id()] += entry.amount();
+        const std::string payment_id =
+            entry.transaction_id().substr(0, entry.transaction_id().rfind('/'));
+        ++entries_by_payment[payment_id];
+        if (entry.account() == kMerchantAccount) merchant_by_payment[payment_id] += entry.amount();
+      }
+      for (const auto& [transaction, sum] : by_transaction) ASSERT_EQ(sum, 0) << transaction;
+      for (const auto& [key, row] : payments.Rows(kPayments)) {
+        const auto& payment = static_cast<const Payment&>(*row.body);
+        const bool captured = payment.state() == Payment::STATE_CAPTURED;
+        const bool refunded = payment.state() == Payment::STATE_REFUNDED;
+        ASSERT_EQ(merchant_by_payment[key], captured ? payment.amount().minor_units() : 0) << key;
+        ASSERT_EQ(entries_by_payment[key], captured ? 2 : refunded ? 4 : 0) << key;
+        ASSERT_EQ(row.version, captured ? 1 : refunded ? 2 : 0) << key;
+        if (payment.step().undo() != flow::Outcome::OUTCOME_UNSPECIFIED) {
+          ASSERT_FALSE(captured) << key << " was taken back and holds money";
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gaekju::payment
