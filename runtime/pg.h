@@ -98,6 +98,7 @@ class PgResult {
   absl::string_view Bytes(int row, int column) const;  // text or bytea
   int64_t Int(int row, int column) const;             // int2, int4 or int8
   bool Bool(int row, int column) const;
+  const pg_result* raw() const { return result_.get(); }
 
  private:
   static void Clear(pg_result* result);
@@ -132,6 +133,10 @@ class PgConnection {
     std::string sql;
     PgParams params;
   };
+  struct Expected {
+    std::string sql;
+    bool is_prepare;
+  };
   PgConnection(pg_conn* connection, const PgOptions& options);
   absl::Status Break(absl::string_view why);
   absl::Status Write(const Statement& statement);
@@ -143,8 +148,7 @@ class PgConnection {
   const int64_t reply_timeout_ms_;
   bool broken_ = false;
   std::vector<Statement> added_;
-  // What each answer that is still to come belongs to: true for a statement's, false for a PREPARE's.
-  std::vector<bool> expected_;
+  std::vector<Expected> expected_;  // answers that are still to come
   absl::flat_hash_map<std::string, std::string> prepared_;
   int64_t next_statement_ = 1;
 };
