@@ -7,6 +7,9 @@ set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)
 set(CMAKE_LINK_DEPENDS_NO_SHARED ON)
 
+# Everywhere, because gRPC's package asks for it and a precompiled header serves only those that agree on it.
+add_compile_options(-pthread)
+
 # GK_CHECK and libstdc++'s own checks stay on in every build: a bug that stops a process is cheaper than one that
 # goes on with somebody's money.
 add_compile_definitions(_GLIBCXX_ASSERTIONS)
