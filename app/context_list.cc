@@ -1,0 +1,90 @@
+#include "app/context_list.h"
+
+#include <utility>
+
+#include "app/catalog_migrations.h"
+#include "app/delivery_migrations.h"
+#include "app/order_migrations.h"
+#include "app/payment_migrations.h"
+#include "app/store_migrations.h"
+#include "app/view_migrations.h"
+#include "flow/check.h"
+#include "services/catalog/catalog.h"
+#include "services/delivery/delivery.h"
+#include "services/order/order.h"
+#include "services/order/order_service.h"
+#include "services/payment/payment.h"
+#include "services/store/store.h"
+#include "services/view/view.h"
+
+namespace gaekju::app {
+namespace {
+
+using ContextPtr = std::shared_ptr<const flow::Context>;
+using Make = std::function<absl::StatusOr<ContextPtr>(const runtime::PgOptions& pg)>;
+
+// A context that needs nothing from outside, and lives as long as the program.
+Make Plain(const flow::Context& (*context)()) {
+  return [context](const runtime::PgOptions&) -> absl::StatusOr<ContextPtr> {
+    return ContextPtr(ContextPtr(), &context());
+  };
+}
+
+// The order context and the storefronts it serves.
+Make Orders(const std::string& storefronts) {
+  return [storefronts](const runtime::PgOptions& pg) -> absl::StatusOr<ContextPtr> {
+    struct Held {
+      std::unique_ptr<order::StorefrontBook> book;
+      std::unique_ptr<flow::Context> context;
+    };
+    auto book = order::StorefrontBook::Open(storefronts, pg);
+    if (!book.ok()) return book.status();
+    auto held = std::make_shared<Held>();
+    held->book = *std::move(book);
+    held->context = order::MakeOrderContext(held->book.get());
+    return ContextPtr(held, held->context.get());
+  };
+}
+
+// The sagas under way, by storefront and state: those with a due time, so that the partial index is all that is read.
+void ObserveOrders(runtime::PgConnection& pg, runtime::Metrics& metrics) {
+  auto rows = pg.Query(
+      "SELECT storefront, state, count(*)::bigint FROM orders WHERE due_time_us > 0 GROUP BY storefront, state");
+  if (!rows.ok()) return;
+  using order::v1::Order;
+  std::map<std::pair<std::string, int>, int64_t> counts;
+  for (int row = 0; row < rows->rows(); ++row) {
+    counts[{std::string(rows->Bytes(row, 0)), static_cast<int>(rows->Int(row, 1))}] = rows->Int(row, 2);
+  }
+  // A state that has emptied since the last look has to go to 0.
+  static auto* const seen = new std::map<std::pair<std::string, int>, int64_t>();
+  for (auto& [key, count] : *seen) count = 0;
+  for (const auto& [key, count] : counts) (*seen)[key] = count;
+  for (const auto& [key, count] : *seen) {
+    metrics.Sagas(key.first, Order::State_Name(key.second)).Set(static_cast<double>(count));
+  }
+}
+
+}  // namespace
+
+runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::string& storefronts) {
+  runtime::ContextServer::Spec spec;
+  spec.name = std::string(name);
+  spec.service = ServiceOf(name);
+  auto is = [&](absl::string_view known, const std::vector<runtime::Migration>& migrations, Make make) {
+    if (name != known) return;
+    spec.migrations = migrations;
+    spec.make = std::move(make);
+  };
+  is("order", order::OrderMigrations(), Orders(storefronts));
+  is("payment", payment::PaymentMigrations(), Plain(payment::PaymentContext));
+  is("catalog", catalog::CatalogMigrations(), Plain(catalog::CatalogContext));
+  is("store", store::StoreMigrations(), Plain(store::StoreContext));
+  is("delivery", delivery::DeliveryMigrations(), Plain(delivery::DeliveryContext));
+  is("view", view::ViewMigrations(), Plain(view::ViewContext));
+  if (name == "order") spec.observe = ObserveOrders;
+  GK_CHECK(spec.make != nullptr) << name;
+  return spec;
+}
+
+}  // namespace gaekju::app

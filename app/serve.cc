@@ -1,0 +1,165 @@
+// serve.cc: `gaekju serve`: one or more contexts as one process on one gRPC port.
+
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <iostream>
+#include <thread>
+
+#include "absl/flags/flag.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "app/command.h"
+#include "app/context_list.h"
+#include "app/supervisor.h"
+#include "flow/check.h"
+#include "runtime/config.h"
+#include "runtime/context_server.h"
+#include "runtime/log.h"
+#include "runtime/metrics.h"
+#include "runtime/rpc_client.h"
+#include "runtime/rpc_server.h"
+
+ABSL_FLAG(std::string, storefronts, "", "directory of storefront files (*.textproto); the order context serves them");
+
+namespace gaekju::app {
+namespace {
+
+// Tells a supervisor, once, that everything serves: a line to the descriptor in GAEKJU_READY_FD.
+void TellReady() {
+  const char* variable = getenv("GAEKJU_READY_FD");
+  int fd = -1;
+  if (variable == nullptr || !absl::SimpleAtoi(variable, &fd)) return;
+  [[maybe_unused]] ssize_t n = write(fd, "ready\n", 6);
+  close(fd);
+  unsetenv("GAEKJU_READY_FD");
+}
+
+// SIGTERM and SIGINT, read by one thread; blocked in all others.
+class StopSignal {
+ public:
+  StopSignal() {
+    sigset_t mask;
+    sigemptyset(&mask);
+    sigaddset(&mask, SIGTERM);
+    sigaddset(&mask, SIGINT);
+    GK_CHECK(pthread_sigmask(SIG_BLOCK, &mask, nullptr) == 0);
+    fd_ = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
+    GK_CHECK(fd_ >= 0);
+    signal(SIGPIPE, SIG_IGN);
+  }
+  // Whether one has come. Thread-safe.
+  bool requested() {
+    signalfd_siginfo info;
+    if (!requested_ && read(fd_, &info, sizeof(info)) == sizeof(info)) requested_ = true;
+    return requested_;
+  }
+  // Waits for one, at most that long.
+  bool Wait(int milliseconds) {
+    pollfd fds{fd_, POLLIN, 0};
+    poll(&fds, 1, milliseconds);
+    return requested();
+  }
+
+ private:
+  int fd_ = -1;
+  std::atomic<bool> requested_{false};
+};
+
+int RunServe(const std::vector<std::string>& arguments) {
+  std::vector<std::string> names = arguments;
+  if (names.size() == 1 && names[0] == "all") names = ContextNames();
+  if (names.empty()) {
+    return Fail("serve", absl::StrCat("needs the names of contexts, or 'all'. There are: ", absl::StrJoin(ContextNames(), ", ")),
+                2);
+  }
+  for (const std::string& name : names) {
+    if (!IsContext(name)) return Fail("serve", UnknownContext(name), 2);
+  }
+  const runtime::ServerConfig config = runtime::ServerConfigFromFlags();
+  if (absl::Status status = runtime::CheckServerConfig(config); !status.ok()) {
+    return Fail("serve", status.message(), kConfigExitCode);
+  }
+  const std::string label = absl::StrJoin(names, ",");
+  if (absl::Status status = runtime::ConfigureLog(config.log_level, config.log_format); !status.ok()) {
+    return Fail("serve", status.message(), kConfigExitCode);
+  }
+  StopSignal stop;  // before any thread starts
+  runtime::RaiseFileLimit();
+  for (const std::string& warning : runtime::UnknownEnvironment()) runtime::LogWarning(warning);
+
+  runtime::Metrics metrics;
+  runtime::MetricsExposer exposer;
+  if (!config.metrics.empty()) {
+    if (auto port = exposer.Start(config.metrics, &metrics); !port.ok()) {
+      return Fail("serve", absl::StrCat(port.status().message(), " (--metrics; empty serves none)"), kConfigExitCode);
+    }
+  }
+  runtime::RpcServer rpc(runtime::RpcServerOptionsOf(config), &metrics);
+  auto client = runtime::RpcClient::Create(runtime::RpcClientOptionsOf(config), &metrics);
+  if (!client.ok()) return Fail("serve", absl::StrCat(client.status().message(), " (--peers)"), kConfigExitCode);
+
+  std::vector<std::unique_ptr<runtime::ContextServer>> servers;
+  for (const std::string& name : names) {
+    servers.push_back(std::make_unique<runtime::ContextServer>(
+        ContextSpec(name, absl::GetFlag(FLAGS_storefronts)),
+        runtime::ContextServer::Shared{.config = &config, .rpc = &rpc, .client = client->get(), .metrics = &metrics}));
+    servers.back()->Register();
+  }
+  if (absl::Status status = rpc.Start(); !status.ok()) {
+    return Fail("serve", absl::StrCat(status.message(), " (--listen)"), kConfigExitCode);
+  }
+  runtime::LogInfo("serving gRPC", {{"context", label}, {"listen", config.listen}, {"port", rpc.port()}});
+
+  absl::Status started;
+  for (auto& server : servers) {
+    started = server->Start([&] { return stop.requested(); });
+    if (!started.ok()) {
+      started = absl::Status(started.code(), absl::StrCat(server->name(), ": ", started.message()));
+      break;
+    }
+  }
+  if (started.ok()) {
+    bool told = false;
+    while (!stop.Wait(told ? 1000 : 20)) {
+      if (told) continue;
+      told = std::all_of(servers.begin(), servers.end(), [](const auto& server) { return server->ready(); });
+      if (told) TellReady();
+    }
+  }
+
+  runtime::LogInfo("stopping", {{"context", label}});
+  const absl::Time deadline = absl::Now() + config.drain_timeout;
+  auto left = [&] { return std::max(absl::Milliseconds(200), deadline - absl::Now()); };
+  for (auto& server : servers) server->Drain(left());
+  rpc.Shutdown(left());
+  client->reset();  // its callbacks point into the servers
+  servers.clear();
+  if (!started.ok() && !absl::IsCancelled(started)) return Fail("serve", started.message(), kConfigExitCode);
+  runtime::LogInfo("stopped", {{"context", label}});
+  return 0;
+}
+
+}  // namespace
+
+Command ServeCommand() {
+  return {.name = "serve",
+          .summary = "serve one or more contexts: gRPC, PostgreSQL, JetStream",
+          .usage =
+              "Usage: gaekju serve CONTEXT… [FLAGS]     gaekju serve all [FLAGS]\n"
+              "\n"
+              "Serves the contexts on one gRPC port. Each has a database of its own ({context} in --database), whose tables it makes and\n"
+              "brings up to date at start. Neither PostgreSQL, NATS nor other contexts need to be there first. SIGTERM finishes what has\n"
+              "begun and ends with 0. Exit code 78: the configuration is wrong.\n",
+          .flags = {"storefronts"},
+          .server_flags = true,
+          .run = RunServe};
+}
+
+}  // namespace gaekju::app
