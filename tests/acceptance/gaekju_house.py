@@ -15,7 +15,6 @@ Everything waits on conditions. Start and stop processes from the main thread on
 """
 
 import contextlib
-import json
 import os
 import pathlib
 import pwd
@@ -154,9 +153,11 @@ def _postgres_bin():
 class Cluster:
     """A PostgreSQL of our own, with the durability of production. Houses make databases in it."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, settings=None):
+        """`settings`: of postgresql.conf, more than or other than ours."""
         self.folder = pathlib.Path(folder)
         self.port = free_ports(1)[0]
+        self._settings = settings or {}
         self._bin = _postgres_bin()
         self._user = None
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
@@ -182,6 +183,7 @@ class Cluster:
         settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
             "max_connections": 400, "shared_buffers": "128MB", "max_wal_size": "4GB",
+            **self._settings,
         }
         argv = [self._bin / "postgres", "-D", data]
         for name, value in settings.items():
@@ -196,6 +198,10 @@ class Cluster:
 
     def dsn(self, database):
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    @property
+    def pid(self):
+        return self._process.pid
 
     def connect(self, database, **options):
         return psycopg.connect(self.dsn(database), **{"autocommit": True, "connect_timeout": 5, **options})
@@ -409,6 +415,23 @@ class House:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines
                    if line.split("{")[0].split(" ")[0] == name)
 
+    def up_json(self):
+        """What `gaekju up` would write about this house, for the tools that read it."""
+        def pid(name):
+            return self.processes[name].pid if self.running(name) else 0
+
+        return {
+            "pid": os.getpid(), "data": str(self.folder), "ready": True, "storefronts": str(self.storefronts),
+            "postgres": {"pid": self.cluster.pid, "port": self.cluster.port, "dsn": self.cluster.dsn("postgres"), "log": ""},
+            "nats": {"pid": pid("nats"), "port": self.nats_port, "url": self.nats_url,
+                     "store": str(self.folder / "jetstream"), "log": str(self.folder / "nats.log")},
+            "contexts": {context: {
+                "pid": pid(context), "ready": True, "address": f"127.0.0.1:{self.ports[context]}",
+                "port": self.ports[context], "metrics": f"127.0.0.1:{self.metrics_ports[context]}",
+                "dsn": self.cluster.dsn(self.database(context)), "log": str(self.folder / f"{context}.log"), "starts": 1,
+            } for context in CONTEXTS},
+        }
+
     def logs(self, lines=25):
         """The end of every process's log, for a failing test's report."""
         parts = []
@@ -436,8 +459,3 @@ class Lock:
 
     def wait_for_waiter(self):
         eventually(self.waiters, f"{self._context} waits for its table {self._table}")
-
-
-def up_json(folder):
-    """What `gaekju up` wrote about itself."""
-    return json.loads((pathlib.Path(folder) / "up.json").read_text())
