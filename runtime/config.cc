@@ -113,7 +113,7 @@ std::string Nearest(absl::string_view name, const std::map<std::string, absl::Co
   for (const auto& [candidate, flag] : flags) {
     size_t distance = Distance(name, candidate);
     // "--turn_size" for --turn_size_max: the beginning or the end of a name is near, too.
-    if (name.size() >= 4 && (absl::StartsWith(candidate, name) || absl::EndsWith(candidate, name))) distance = 1;
+    if (name.size() >= 4 && (absl::StartsWith(candidate, name) || absl::EndsWith(candidate, name))) distance = std::min<size_t>(distance, 2);
     if (distance < best_distance) {
       best = candidate;
       best_distance = distance;

@@ -155,7 +155,8 @@ class Metrics {
   std::unique_ptr<Impl> impl_;
 };
 
-// Serves Metrics at http://<address>/metrics.
+// Serves Metrics at http://<address>/metrics. Destroying it takes up to two seconds (its web server looks that often whether it should
+// stop), so a process that ends does it last or leaves it.
 class MetricsExposer {
  public:
   MetricsExposer();

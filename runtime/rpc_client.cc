@@ -119,7 +119,8 @@ struct Peer {
     metrics.breaker_state.Set(static_cast<int>(now));
     if (now == Breaker::State::kOpen) {
       metrics.breaker_opened.Add();
-      LogWarning("circuit opened", {{"peer", name}, {"address", address}});
+      // A failed probe opens it again: once is news enough.
+      if (before == Breaker::State::kClosed) LogWarning("circuit opened", {{"peer", name}, {"address", address}});
     } else if (now == Breaker::State::kClosed) {
       LogInfo("circuit closed", {{"peer", name}, {"address", address}});
     }

@@ -28,11 +28,11 @@ namespace gaekju::runtime {
 
 struct RpcClientOptions {
   // "order=127.0.0.1:50051,payment=…": where contexts are. A context that is not listed is at `peer_default`.
-  std::string peers;
+  std::string peers = {};
   // "{context}" is replaced by its name. The default is the name of a Kubernetes Service in the same namespace.
   std::string peer_default = "{context}:50051";
   int64_t timeout_us_default = 2'000'000;  // of calls that set none
-  BreakerOptions breaker;
+  BreakerOptions breaker = {};
   int response_bytes_max = 4 << 20;
 };
 

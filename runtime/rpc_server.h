@@ -107,7 +107,7 @@ struct RpcServerOptions {
   // gRPC 1.51's listener dies for good when file descriptors run out (CVE-2023-4785), and nothing else notices.
   absl::Duration watchdog_period = absl::Seconds(5);
   int watchdog_failures_max = 3;
-  std::function<void()> on_dead;  // default: logs and aborts the process, for a supervisor to restart
+  std::function<void()> on_dead = {};  // default: logs and aborts the process, for a supervisor to restart
 };
 
 class RpcServer {
