@@ -30,11 +30,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;  // never the wall clock: it may jump
 
-// A socket that takes nothing for so long is dead. nats.c holds the connection's lock while it writes, so without this bound its
-// own pings would wait behind a stuck write for ever.
+// A socket that takes nothing for so long is dead. nats.c holds the connection's lock while it
+// writes, so without this bound its own pings would wait behind a stuck write for ever.
 constexpr int64_t kWriteDeadlineMs = 2000;
-constexpr auto kRetryPause = std::chrono::milliseconds(100);     // after a look at the server that failed
-constexpr auto kRebuildPause = std::chrono::milliseconds(1000);  // after a connection that nats.c gave up
+constexpr auto kRetryPause =
+    std::chrono::milliseconds(100);  // after a look at the server that failed
+constexpr auto kRebuildPause =
+    std::chrono::milliseconds(1000);  // after a connection that nats.c gave up
 constexpr int64_t kGiB = int64_t{1} << 30;
 constexpr int64_t kMaxBytesLeast = int64_t{1} << 26;  // 64 MiB
 
@@ -90,12 +92,15 @@ bool IsSubject(absl::string_view text) {
 }
 
 bool IsHeader(absl::string_view name, absl::string_view value) {
-  if (name.empty() || value.find_first_of(absl::string_view("\r\n\0", 3)) != value.npos) return false;
-  return std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 127 && c != ':'; });
+  if (name.empty() || value.find_first_of(absl::string_view("\r\n\0", 3)) != value.npos)
+    return false;
+  return std::all_of(name.begin(), name.end(),
+                     [](char c) { return c > ' ' && c < 127 && c != ':'; });
 }
 
 // --- the server's JSON acknowledgement of a publish, one line that only the server writes:
-// {"stream":"GAEKJU_EVENTS","seq":7,"duplicate":true} or {"error":{"code":503,"err_code":10077,"description":"…"},…}
+// {"stream":"GAEKJU_EVENTS","seq":7,"duplicate":true} or
+// {"error":{"code":503,"err_code":10077,"description":"…"},…}
 
 absl::string_view JsonValueAt(absl::string_view json, absl::string_view name) {
   const size_t at = json.find(absl::StrCat("\"", name, "\":"));
@@ -118,21 +123,26 @@ struct PubAck {
 };
 
 PubAck ParsePubAck(absl::string_view json) {
-  constexpr uint64_t kMessageTooLarge = 10054;  // nats-server's errors.json: JSStreamMessageExceedsMaximumErr
+  constexpr uint64_t kMessageTooLarge =
+      10054;  // nats-server's errors.json: JSStreamMessageExceedsMaximumErr
   if (absl::string_view error = JsonValueAt(json, "error"); !error.empty()) {
     const uint64_t code = JsonNumber(error, "code");
     const std::string text = absl::StrCat("JetStream: ", error.substr(0, 300));
-    if (JsonNumber(error, "err_code") == kMessageTooLarge) return {absl::InvalidArgumentError(text)};
+    if (JsonNumber(error, "err_code") == kMessageTooLarge)
+      return {absl::InvalidArgumentError(text)};
     return {code >= 500 ? absl::UnavailableError(text) : absl::FailedPreconditionError(text)};
   }
   const uint64_t seq = JsonNumber(json, "seq");
-  if (seq == 0) return {absl::FailedPreconditionError(absl::StrCat("not an acknowledgement: ", json.substr(0, 300)))};
+  if (seq == 0)
+    return {absl::FailedPreconditionError(
+        absl::StrCat("not an acknowledgement: ", json.substr(0, 300)))};
   return {seq, absl::StartsWith(JsonValueAt(json, "duplicate"), "true")};
 }
 
 // --- where a delivery comes from. Its reply subject says it:
-// $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, in newer servers
-// $JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>.<random>
+// $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>, in newer
+// servers $JS.ACK.<domain>.<account>.<stream>.<consumer>.<delivered>.<stream seq>.<consumer
+// seq>.<time>.<pending>.<random>
 
 bool ParseAckSubject(absl::string_view reply, BusDelivery* delivery) {
   if (!absl::StartsWith(reply, "$JS.ACK.")) return false;
@@ -151,18 +161,20 @@ bool ParseAckSubject(absl::string_view reply, BusDelivery* delivery) {
 }
 
 struct Counters {
-  std::atomic<uint64_t> published{0}, publish_failed{0}, publish_duplicates{0}, delivered{0}, redelivered{0}, acked{0},
-      naked{0}, stale_acks{0}, connects{0}, streams_made{0}, consumers_made{0};
+  std::atomic<uint64_t> published{0}, publish_failed{0}, publish_duplicates{0}, delivered{0},
+      redelivered{0}, acked{0}, naked{0}, stale_acks{0}, connects{0}, streams_made{0},
+      consumers_made{0};
 };
 
 // A consumer as the bus keeps it for its whole life.
 struct Consumer {
   ConsumerSpec spec;
   DeliveryHandler handler;
-  // Which life of the stream the subscription is for. Sequences of another life mean other messages: an ack from a life that is
-  // over would settle a message that nobody has handled.
+  // Which life of the stream the subscription is for. Sequences of another life mean other
+  // messages: an ack from a life that is over would settle a message that nobody has handled.
   std::atomic<uint64_t> epoch{0};
-  // The connection (see Serial) for which `epoch` is known to be right. Until it is the present one, acks are held back.
+  // The connection (see Serial) for which `epoch` is known to be right. Until it is the present
+  // one, acks are held back.
   std::atomic<uint64_t> verified_serial{0};
   std::string deliver_subject;  // of the keeper's thread
 };
@@ -199,7 +211,7 @@ class Sender {
     return true;
   }
 
-  struct Slot {  // a publish that waits for its acknowledgement
+  struct Slot {        // a publish that waits for its acknowledgement
     PublishDone done;  // null: it has come
     Clock::time_point deadline;
   };
@@ -211,8 +223,8 @@ class Sender {
   std::deque<Slot> slots;  // by id, from first_id; deadlines ascend
   uint64_t first_id = 1;
   uint64_t in_flight = 0;
-  bool sweep = false;     // the connection broke: no acknowledgement will come
-  bool recheck = false;   // a consumer was verified: held acks may go
+  bool sweep = false;    // the connection broke: no acknowledgement will come
+  bool recheck = false;  // a consumer was verified: held acks may go
   bool closing = false;
 
   // The callback that waits under `id`, once. REQUIRES: mu is held.
@@ -236,7 +248,9 @@ std::string CommandSubject(absl::string_view to) { return absl::StrCat("gaekju.c
 std::string AnswerSubject(absl::string_view to) { return absl::StrCat("gaekju.answer.", to); }
 std::string EventSubject(absl::string_view source) { return absl::StrCat("gaekju.event.", source); }
 std::string DeadSubject(absl::string_view context) { return absl::StrCat("gaekju.dead.", context); }
-std::string ResendSubject(absl::string_view context) { return absl::StrCat("gaekju.resend.", context); }
+std::string ResendSubject(absl::string_view context) {
+  return absl::StrCat("gaekju.resend.", context);
+}
 
 absl::string_view FindHeader(const BusHeaders& headers, absl::string_view name) {
   for (const auto& [key, value] : headers) {
@@ -254,17 +268,20 @@ void BusDelivery::Nak(absl::Duration delay) const {
   if (settle) settle(std::max<int64_t>(1, absl::ToInt64Microseconds(delay)));
 }
 
-BusMessage DeadLetter(const BusDelivery& delivery, absl::string_view context, absl::string_view reason) {
+BusMessage DeadLetter(const BusDelivery& delivery, absl::string_view context,
+                      absl::string_view reason) {
   BusMessage message;
   message.subject = DeadSubject(context);
   absl::string_view id = FindHeader(delivery.headers, "Nats-Msg-Id");
-  message.msg_id = id.empty() ? absl::StrCat("dead:", context, ":", delivery.stream, ":", delivery.stream_seq)
-                              : absl::StrCat("dead:", context, ":", id);
+  message.msg_id =
+      id.empty() ? absl::StrCat("dead:", context, ":", delivery.stream, ":", delivery.stream_seq)
+                 : absl::StrCat("dead:", context, ":", id);
   for (const auto& header : delivery.headers) {
     if (!absl::StartsWith(header.first, "Nats-")) message.headers.push_back(header);
   }
   std::string line(reason.substr(0, 1000));
-  std::replace_if(line.begin(), line.end(), [](char c) { return c == '\r' || c == '\n' || c == '\0'; }, ' ');
+  std::replace_if(
+      line.begin(), line.end(), [](char c) { return c == '\r' || c == '\n' || c == '\0'; }, ' ');
   message.headers.emplace_back("gaekju-dead-reason", std::move(line));
   message.headers.emplace_back("gaekju-dead-subject", delivery.subject);
   message.headers.emplace_back("gaekju-dead-stream", delivery.stream);
@@ -275,23 +292,27 @@ BusMessage DeadLetter(const BusDelivery& delivery, absl::string_view context, ab
 
 // ---------------------------------------------------------------- NatsBus
 //
-// Threads of ours: the writer (publishes, acks, and their failures and time limits) and the keeper (connects; looks whether streams
-// and consumers stand; calls OnConnect). nats.c adds its own per connection and per subscription.
+// Threads of ours: the writer (publishes, acks, and their failures and time limits) and the keeper
+// (connects; looks whether streams and consumers stand; calls OnConnect). nats.c adds its own per
+// connection and per subscription.
 //
-// Acks go by plain publishes to the reply subject, and consumers are plain subscriptions to the deliver subject of a durable that the
-// keeper makes. So nats.c's JetStream subscriptions and its Fetch (overflow in 3.4.1, fixed in 3.9) are not used, and a durable that was
-// lost is only made again: the subscription, which nats.c resends at every reconnect, stays. The deliver subject contains the
-// stream's creation time, so a subscription never sees messages of two lives of a stream.
+// Acks go by plain publishes to the reply subject, and consumers are plain subscriptions to the
+// deliver subject of a durable that the keeper makes. So nats.c's JetStream subscriptions and its
+// Fetch (overflow in 3.4.1, fixed in 3.9) are not used, and a durable that was lost is only made
+// again: the subscription, which nats.c resends at every reconnect, stays. The deliver subject
+// contains the stream's creation time, so a subscription never sees messages of two lives of a
+// stream.
 class NatsBus::Impl {
  public:
-  explicit Impl(NatsBusOptions options) : options_(std::move(options)), sender_(std::make_shared<Sender>()) {
+  explicit Impl(NatsBusOptions options)
+      : options_(std::move(options)), sender_(std::make_shared<Sender>()) {
     GK_CHECK(!options_.urls.empty());
     const natsStatus s = nats_Open(-1);
     GK_CHECK(s == NATS_OK) << natsStatus_GetText(s);
     char nuid[64];
     static std::atomic<uint64_t> instances{0};
-    absl::SNPrintF(nuid, sizeof(nuid), "%x%x%x", static_cast<uint64_t>(getpid()), static_cast<uint64_t>(nats_NowInNanoSeconds()),
-                   instances.fetch_add(1));
+    absl::SNPrintF(nuid, sizeof(nuid), "%x%x%x", static_cast<uint64_t>(getpid()),
+                   static_cast<uint64_t>(nats_NowInNanoSeconds()), instances.fetch_add(1));
     ack_inbox_ = absl::StrCat("_INBOX.gaekju.", nuid, ".");
     writer_ = std::thread([this] { WriterLoop(); });
     keeper_ = std::thread([this] { KeeperLoop(); });
@@ -321,10 +342,13 @@ class NatsBus::Impl {
 
   absl::Status Consume(ConsumerSpec spec, DeliveryHandler handler) {
     GK_CHECK(handler != nullptr);
-    if (!IsToken(spec.stream)) return absl::InvalidArgumentError(absl::StrCat("not a stream's name: '", spec.stream, "'"));
-    if (!IsToken(spec.durable)) return absl::InvalidArgumentError(absl::StrCat("not a durable's name: '", spec.durable, "'"));
+    if (!IsToken(spec.stream))
+      return absl::InvalidArgumentError(absl::StrCat("not a stream's name: '", spec.stream, "'"));
+    if (!IsToken(spec.durable))
+      return absl::InvalidArgumentError(absl::StrCat("not a durable's name: '", spec.durable, "'"));
     if (spec.max_ack_pending < 1) return absl::InvalidArgumentError("max_ack_pending is below 1");
-    if (spec.ack_wait < absl::Milliseconds(1)) return absl::InvalidArgumentError("ack_wait is below 1 ms");
+    if (spec.ack_wait < absl::Milliseconds(1))
+      return absl::InvalidArgumentError("ack_wait is below 1 ms");
     auto consumer = std::make_shared<Consumer>();
     consumer->spec = std::move(spec);
     consumer->handler = std::move(handler);
@@ -354,30 +378,36 @@ class NatsBus::Impl {
       cores_.push_back(core);
       link = link_;
     }
-    // At once when there is a connection, so that a caller who is connected knows that it listens; otherwise the keeper does it.
+    // At once when there is a connection, so that a caller who is connected knows that it listens;
+    // otherwise the keeper does it.
     if (link != nullptr) SubscribeCores(*link);
     return absl::OkStatus();
   }
 
   absl::Status PublishCore(absl::string_view subject, absl::string_view body) {
-    if (!IsSubject(subject)) return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
+    if (!IsSubject(subject))
+      return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
     if (!connected()) return absl::UnavailableError("not connected to NATS");
     Sender::Item item;
     item.message.subject = std::string(subject);
     item.message.body = std::string(body);
-    return sender_->Push(std::move(item)) ? absl::OkStatus() : absl::CancelledError("the bus is closed");
+    return sender_->Push(std::move(item)) ? absl::OkStatus()
+                                          : absl::CancelledError("the bus is closed");
   }
 
-  absl::StatusOr<std::string> Request(absl::string_view subject, absl::string_view body, absl::Duration timeout) {
-    if (!IsSubject(subject)) return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
+  absl::StatusOr<std::string> Request(absl::string_view subject, absl::string_view body,
+                                      absl::Duration timeout) {
+    if (!IsSubject(subject))
+      return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
     std::shared_ptr<Link> link = CurrentLink();
     if (link == nullptr) return absl::UnavailableError("not connected to NATS yet");
     natsMsg* reply = nullptr;
-    const natsStatus s =
-        natsConnection_Request(&reply, link->nc, std::string(subject).c_str(), body.data(), static_cast<int>(body.size()),
-                               std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout)));
+    const natsStatus s = natsConnection_Request(
+        &reply, link->nc, std::string(subject).c_str(), body.data(), static_cast<int>(body.size()),
+        std::max<int64_t>(1, absl::ToInt64Milliseconds(timeout)));
     OwnedMsg owner(reply);
-    if (s == NATS_TIMEOUT) return absl::DeadlineExceededError(absl::StrCat("no answer to ", subject));
+    if (s == NATS_TIMEOUT)
+      return absl::DeadlineExceededError(absl::StrCat("no answer to ", subject));
     if (s != NATS_OK) return Unavailable(absl::StrCat("request to ", subject), s);
     return std::string(natsMsg_GetData(reply), natsMsg_GetDataLength(reply));
   }
@@ -425,7 +455,8 @@ class NatsBus::Impl {
     }
     if (link != nullptr) CloseLink(*link);
     std::unique_lock<std::mutex> lock(mu_);
-    changed_.wait(lock, [this] { return subscriptions_.empty(); });  // their threads have left our code
+    changed_.wait(lock,
+                  [this] { return subscriptions_.empty(); });  // their threads have left our code
   }
 
   BusStats stats() const {
@@ -464,8 +495,9 @@ class NatsBus::Impl {
     bool dead = false;  // guarded by mu
   };
 
-  // One nats.c connection, which reconnects by itself for ever. nats.c still gives one up when the server says something final
-  // (bad credentials twice, too many connections); the keeper then makes another.
+  // One nats.c connection, which reconnects by itself for ever. nats.c still gives one up when the
+  // server says something final (bad credentials twice, too many connections); the keeper then
+  // makes another.
   struct Link {
     Impl* impl = nullptr;
     uint64_t number = 0;
@@ -503,7 +535,9 @@ class NatsBus::Impl {
   // Which connection this is: grows with each link and each of its reconnects. 0: not connected.
   uint64_t Serial(const Link& link) {
     natsStatistics* raw = nullptr;
-    if (natsConnection_Status(link.nc) != NATS_CONN_STATUS_CONNECTED || natsStatistics_Create(&raw) != NATS_OK) return 0;
+    if (natsConnection_Status(link.nc) != NATS_CONN_STATUS_CONNECTED ||
+        natsStatistics_Create(&raw) != NATS_OK)
+      return 0;
     OwnedStatistics statistics(raw);
     uint64_t reconnects = 0;
     natsConnection_GetStats(link.nc, raw);
@@ -525,7 +559,8 @@ class NatsBus::Impl {
       if (s == NATS_OK) s = next;
     };
     set(natsOptions_SetName(raw, options_.name.c_str()));
-    if (!options_.user.empty()) set(natsOptions_SetUserInfo(raw, options_.user.c_str(), options_.password.c_str()));
+    if (!options_.user.empty())
+      set(natsOptions_SetUserInfo(raw, options_.user.c_str(), options_.password.c_str()));
     if (!options_.credentials_file.empty()) {
       set(natsOptions_SetUserCredentialsFromFiles(raw, options_.credentials_file.c_str(), nullptr));
     }
@@ -533,7 +568,8 @@ class NatsBus::Impl {
       set(natsOptions_SetSecure(raw, true));
       set(natsOptions_LoadCATrustedCertificates(raw, options_.tls_ca_file.c_str()));
     }
-    const int64_t wait_ms = std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.reconnect_wait));
+    const int64_t wait_ms =
+        std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.reconnect_wait));
     set(natsOptions_SetTimeout(raw, kWriteDeadlineMs));
     set(natsOptions_SetMaxReconnect(raw, -1));  // nats.c's own default gives up after 60
     set(natsOptions_SetReconnectWait(raw, wait_ms));
@@ -543,14 +579,17 @@ class NatsBus::Impl {
     set(natsOptions_SetDisconnectedCB(raw, OnDisconnected, link.get()));
     set(natsOptions_SetClosedCB(raw, OnClosed, link.get()));
     set(natsOptions_SetErrorHandler(raw, OnError, link.get()));
-    set(natsOptions_SetPingInterval(raw, std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.ping_interval))));
-    set(natsOptions_SetMaxPingsOut(raw, 2));  // the default of 2 minutes x 2 notices a dead server after 5 minutes
+    set(natsOptions_SetPingInterval(
+        raw, std::max<int64_t>(1, absl::ToInt64Milliseconds(options_.ping_interval))));
+    set(natsOptions_SetMaxPingsOut(
+        raw, 2));  // the default of 2 minutes x 2 notices a dead server after 5 minutes
     set(natsOptions_SetWriteDeadline(raw, kWriteDeadlineMs));
     set(natsOptions_SetFailRequestsOnDisconnect(raw, true));
-    // What is written while disconnected fails at once: a buffered publish would look sent, and a buffered ack could reach an empty
-    // server, where its sequence means another message.
+    // What is written while disconnected fails at once: a buffered publish would look sent, and a
+    // buffered ack could reach an empty server, where its sequence means another message.
     set(natsOptions_SetReconnectBufSize(raw, 0));
-    // Write through: the flusher thread would wait 1 ms for more, at each hop of an order. A message carries a turn already.
+    // Write through: the flusher thread would wait 1 ms for more, at each hop of an order. A
+    // message carries a turn already.
     set(natsOptions_SetSendAsap(raw, true));
     if (s == NATS_OK) s = natsConnection_Connect(&link->nc, raw);
     if (s == NATS_OK || s == NATS_NOT_YET_CONNECTED) {
@@ -566,7 +605,8 @@ class NatsBus::Impl {
     return nullptr;
   }
 
-  // Ends a link and waits until nats.c is done with it. Idempotent. Its memory goes with the last owner.
+  // Ends a link and waits until nats.c is done with it. Idempotent. Its memory goes with the last
+  // owner.
   void CloseLink(Link& link) {
     {
       std::lock_guard<std::mutex> lock(link.subscribe_mu);
@@ -608,9 +648,11 @@ class NatsBus::Impl {
     static LogLimit limit(1'000'000);
     const int64_t skipped = limit.Allow();
     if (skipped < 0) return;
-    LogWarning("NATS error", {{"error", natsStatus_GetText(error)},
-                              {"subject", subscription != nullptr ? natsSubscription_GetSubject(subscription) : ""},
-                              {"skipped", skipped}});
+    LogWarning(
+        "NATS error",
+        {{"error", natsStatus_GetText(error)},
+         {"subject", subscription != nullptr ? natsSubscription_GetSubject(subscription) : ""},
+         {"skipped", skipped}});
   }
 
   void FailInFlight() {
@@ -633,7 +675,9 @@ class NatsBus::Impl {
   void LookSoon() {
     const int64_t now = Clock::now().time_since_epoch().count();
     int64_t next = next_look_.load();
-    if (now >= next && next_look_.compare_exchange_strong(next, now + Clock::duration(kRetryPause).count())) WakeKeeper();
+    if (now >= next &&
+        next_look_.compare_exchange_strong(next, now + Clock::duration(kRetryPause).count()))
+      WakeKeeper();
   }
 
   void KeeperLoop() {
@@ -643,7 +687,8 @@ class NatsBus::Impl {
       {
         std::unique_lock<std::mutex> lock(mu_);
         const auto pause = again_soon ? Clock::duration(kRetryPause)
-                                      : Clock::duration(std::chrono::microseconds(absl::ToInt64Microseconds(options_.check_interval)));
+                                      : Clock::duration(std::chrono::microseconds(
+                                            absl::ToInt64Microseconds(options_.check_interval)));
         if (link_ != nullptr && !link_->gone) {
           changed_.wait_for(lock, pause, [this] { return wake_keeper_ || closing_; });
         }
@@ -671,7 +716,8 @@ class NatsBus::Impl {
       if (!ready_) {
         static LogLimit limit(5'000'000);
         if (!status.ok() && !closing_ && limit.Allow() >= 0) {
-          LogWarning("JetStream is not ready", {{"bus", options_.name}, {"error", status.ToString()}});
+          LogWarning("JetStream is not ready",
+                     {{"bus", options_.name}, {"error", status.ToString()}});
         }
         continue;
       }
@@ -736,7 +782,8 @@ class NatsBus::Impl {
       absl::StatusOr<StreamState> state = EnsureStream(link, plan);
       if (!state.ok()) return state.status();
       StreamState& known = known_streams_[plan.name];
-      if (known.created_ns != 0 && (known.created_ns != state->created_ns || state->last_seq < known.last_seq)) {
+      if (known.created_ns != 0 &&
+          (known.created_ns != state->created_ns || state->last_seq < known.last_seq)) {
         *streams_changed = true;
         LogWarning("a stream was lost", {{"stream", plan.name},
                                          {"last_seq_before", known.last_seq},
@@ -769,7 +816,8 @@ class NatsBus::Impl {
       config.SubjectsLen = 1;
       config.Storage = js_FileStorage;
       config.Retention = js_LimitsPolicy;
-      config.Discard = js_DiscardOld;  // the outbox is the truth; a full stream must not stop orders
+      config.Discard =
+          js_DiscardOld;  // the outbox is the truth; a full stream must not stop orders
       config.MaxAge = absl::ToInt64Nanoseconds(absl::Hours(24));
       config.MaxBytes = max_bytes;
       config.Duplicates = absl::ToInt64Nanoseconds(absl::Minutes(2));
@@ -780,10 +828,12 @@ class NatsBus::Impl {
         ++counters_.streams_made;
         LogInfo("made a stream", {{"stream", plan.name}, {"max_bytes", max_bytes}});
       } else if (code == JSStorageResourcesExceededErr && max_bytes / 2 >= kMaxBytesLeast) {
-        max_bytes /= 2;  // the server promises a stream its max_bytes; a small disk gets smaller streams
+        max_bytes /=
+            2;  // the server promises a stream its max_bytes; a small disk gets smaller streams
         code = JSStreamNotFoundErr;
         s = NATS_NOT_FOUND;
-      } else if (code == JSStreamNameExistErr) {  // somebody else made it meanwhile, with other settings
+      } else if (code ==
+                 JSStreamNameExistErr) {  // somebody else made it meanwhile, with other settings
         code = static_cast<jsErrCode>(0);
         s = js_GetStreamInfo(&raw, link.js, plan.name, nullptr, &code);
         if (s == NATS_NOT_FOUND) break;
@@ -796,43 +846,54 @@ class NatsBus::Impl {
     return StreamState{plan.name, info->Created, info->State.FirstSeq, info->State.LastSeq};
   }
 
-  absl::Status EnsureConsumer(Link& link, uint64_t serial, const std::shared_ptr<Consumer>& consumer) {
+  absl::Status EnsureConsumer(Link& link, uint64_t serial,
+                              const std::shared_ptr<Consumer>& consumer) {
     const ConsumerSpec& spec = consumer->spec;
     auto known = known_streams_.find(spec.stream);
-    if (known == known_streams_.end()) return absl::InvalidArgumentError(absl::StrCat("no such stream: ", spec.stream));
+    if (known == known_streams_.end())
+      return absl::InvalidArgumentError(absl::StrCat("no such stream: ", spec.stream));
     jsConsumerConfig config;
     jsConsumerConfig_Init(&config);
-    std::string deliver_subject = absl::StrCat("gaekju.deliver.", spec.stream, ".", spec.durable, ".", known->second.created_ns);
+    std::string deliver_subject = absl::StrCat("gaekju.deliver.", spec.stream, ".", spec.durable,
+                                               ".", known->second.created_ns);
     config.Durable = spec.durable.c_str();
     config.DeliverSubject = deliver_subject.c_str();
     config.DeliverGroup = spec.durable.c_str();
     config.DeliverPolicy = js_DeliverAll;
     config.AckPolicy = js_AckExplicit;
     config.AckWait = absl::ToInt64Nanoseconds(spec.ack_wait);
-    config.MaxDeliver = -1;  // poison is ours to judge: the server would only stop delivering, without a word
+    config.MaxDeliver =
+        -1;  // poison is ours to judge: the server would only stop delivering, without a word
     config.MaxAckPending = spec.max_ack_pending;
     config.FilterSubject = spec.filter_subject.empty() ? nullptr : spec.filter_subject.c_str();
 
     jsConsumerInfo* raw = nullptr;
     jsErrCode code = static_cast<jsErrCode>(0);
-    natsStatus s = js_GetConsumerInfo(&raw, link.js, spec.stream.c_str(), spec.durable.c_str(), nullptr, &code);
+    natsStatus s = js_GetConsumerInfo(&raw, link.js, spec.stream.c_str(), spec.durable.c_str(),
+                                      nullptr, &code);
     OwnedConsumerInfo info(raw);
     const bool found = s == NATS_OK;
     if (!found && s != NATS_NOT_FOUND && code != JSConsumerNotFoundErr) {
       return Unavailable(absl::StrCat("consumer ", spec.durable, " of ", spec.stream), s);
     }
-    if (found && info->Config->DeliverSubject != nullptr) deliver_subject = info->Config->DeliverSubject;
+    if (found && info->Config->DeliverSubject != nullptr)
+      deliver_subject = info->Config->DeliverSubject;
     config.DeliverSubject = deliver_subject.c_str();
     // Listen first: the server starts to deliver as soon as the durable stands.
-    if (absl::Status status = SubscribeConsumer(link, consumer, deliver_subject); !status.ok()) return status;
+    if (absl::Status status = SubscribeConsumer(link, consumer, deliver_subject); !status.ok())
+      return status;
     if (!found) {
       s = js_AddConsumer(nullptr, link.js, spec.stream.c_str(), &config, nullptr, &code);
-      if (s != NATS_OK) return Unavailable(absl::StrCat("making consumer ", spec.durable, " of ", spec.stream), s);
+      if (s != NATS_OK)
+        return Unavailable(absl::StrCat("making consumer ", spec.durable, " of ", spec.stream), s);
       ++counters_.consumers_made;
       LogInfo("made a consumer", {{"stream", spec.stream}, {"durable", spec.durable}});
-    } else if (info->Config->AckWait != config.AckWait || info->Config->MaxAckPending != config.MaxAckPending) {
+    } else if (info->Config->AckWait != config.AckWait ||
+               info->Config->MaxAckPending != config.MaxAckPending) {
       s = js_UpdateConsumer(nullptr, link.js, spec.stream.c_str(), &config, nullptr, &code);
-      if (s != NATS_OK) return Unavailable(absl::StrCat("updating consumer ", spec.durable, " of ", spec.stream), s);
+      if (s != NATS_OK)
+        return Unavailable(absl::StrCat("updating consumer ", spec.durable, " of ", spec.stream),
+                           s);
     }
     if (consumer->verified_serial.exchange(serial) != serial) {
       {
@@ -874,12 +935,14 @@ class NatsBus::Impl {
       if (handle.ok()) {
         link.cores[core.get()] = *handle;
       } else {
-        LogError("cannot subscribe", {{"subject", core->subject}, {"error", handle.status().ToString()}});
+        LogError("cannot subscribe",
+                 {{"subject", core->subject}, {"error", handle.status().ToString()}});
       }
     }
   }
 
-  absl::Status SubscribeConsumer(Link& link, const std::shared_ptr<Consumer>& consumer, const std::string& deliver_subject) {
+  absl::Status SubscribeConsumer(Link& link, const std::shared_ptr<Consumer>& consumer,
+                                 const std::string& deliver_subject) {
     std::lock_guard<std::mutex> lock(link.subscribe_mu);
     if (link.closing) return absl::CancelledError("closing");
     natsSubscription*& handle = link.consumers[consumer.get()];
@@ -893,7 +956,8 @@ class NatsBus::Impl {
     auto subscription = std::make_shared<Subscription>();
     subscription->consumer = consumer;
     subscription->epoch = consumer->epoch;
-    // Bounded for a handler that stalls for so long that messages come again: what is dropped here comes once more.
+    // Bounded for a handler that stalls for so long that messages come again: what is dropped here
+    // comes once more.
     absl::StatusOr<natsSubscription*> made =
         MakeSubscription(link, deliver_subject, consumer->spec.durable, std::move(subscription),
                          2 * std::min(consumer->spec.max_ack_pending, 1 << 20) + 1024);
@@ -903,14 +967,17 @@ class NatsBus::Impl {
   }
 
   // REQUIRES: link.subscribe_mu is held.
-  absl::StatusOr<natsSubscription*> MakeSubscription(Link& link, const std::string& subject, const std::string& group,
-                                                     std::shared_ptr<Subscription> subscription, int pending_limit) {
+  absl::StatusOr<natsSubscription*> MakeSubscription(Link& link, const std::string& subject,
+                                                     const std::string& group,
+                                                     std::shared_ptr<Subscription> subscription,
+                                                     int pending_limit) {
     subscription->impl = this;
     auto* closure = new std::shared_ptr<Subscription>(subscription);  // deleted in OnComplete
     natsSubscription* handle = nullptr;
-    natsStatus s = group.empty() ? natsConnection_Subscribe(&handle, link.nc, subject.c_str(), OnMessage, closure)
-                                 : natsConnection_QueueSubscribe(&handle, link.nc, subject.c_str(), group.c_str(),
-                                                                 OnMessage, closure);
+    natsStatus s = group.empty() ? natsConnection_Subscribe(&handle, link.nc, subject.c_str(),
+                                                            OnMessage, closure)
+                                 : natsConnection_QueueSubscribe(&handle, link.nc, subject.c_str(),
+                                                                 group.c_str(), OnMessage, closure);
     if (s != NATS_OK) {
       delete closure;
       return Unavailable(absl::StrCat("subscribing to ", subject), s);
@@ -921,7 +988,8 @@ class NatsBus::Impl {
     }
     s = natsSubscription_SetOnCompleteCB(handle, OnComplete, closure);
     if (s != NATS_OK) {
-      // nats.c has closed the connection this very moment. The closure stays allocated: its thread may still look at it.
+      // nats.c has closed the connection this very moment. The closure stays allocated: its thread
+      // may still look at it.
       {
         std::lock_guard<std::mutex> lock(subscription->mu);
         subscription->dead = true;
@@ -942,7 +1010,8 @@ class NatsBus::Impl {
     std::shared_ptr<Subscription> subscription = std::move(*owner);
     delete owner;
     Impl* impl = subscription->impl;
-    std::lock_guard<std::mutex> lock(impl->mu_);  // notified under it: Close may free the bus right after
+    std::lock_guard<std::mutex> lock(
+        impl->mu_);  // notified under it: Close may free the bus right after
     impl->subscriptions_.erase(subscription);
     impl->changed_.notify_all();
   }
@@ -957,8 +1026,9 @@ class NatsBus::Impl {
       impl.OnPubAck(message);
     } else if (subscription.core != nullptr) {
       const char* reply = natsMsg_GetReply(message);
-      subscription.core->handler({natsMsg_GetSubject(message), reply != nullptr ? reply : "",
-                                  std::string(natsMsg_GetData(message), natsMsg_GetDataLength(message))});
+      subscription.core->handler(
+          {natsMsg_GetSubject(message), reply != nullptr ? reply : "",
+           std::string(natsMsg_GetData(message), natsMsg_GetDataLength(message))});
     } else {
       impl.OnDelivery(subscription, message);
     }
@@ -967,7 +1037,8 @@ class NatsBus::Impl {
   void OnDelivery(const Subscription& subscription, natsMsg* message) {
     const char* reply = natsMsg_GetReply(message);
     BusDelivery delivery;
-    if (reply == nullptr || !ParseAckSubject(reply, &delivery)) return;  // not of JetStream: somebody else's publish
+    if (reply == nullptr || !ParseAckSubject(reply, &delivery))
+      return;  // not of JetStream: somebody else's publish
     delivery.subject = natsMsg_GetSubject(message);
     delivery.body.assign(natsMsg_GetData(message), natsMsg_GetDataLength(message));
     const char** keys = nullptr;
@@ -1016,7 +1087,8 @@ class NatsBus::Impl {
       ack.stream_seq = absl::UnavailableError("no stream takes the subject now");
       LookSoon();  // it may have been lost
     } else {
-      ack = ParsePubAck(absl::string_view(natsMsg_GetData(message), natsMsg_GetDataLength(message)));
+      ack =
+          ParsePubAck(absl::string_view(natsMsg_GetData(message), natsMsg_GetDataLength(message)));
     }
     if (ack.duplicate) ++counters_.publish_duplicates;
     Finish(std::move(done), std::move(ack.stream_seq));
@@ -1030,13 +1102,17 @@ class NatsBus::Impl {
   void WriterLoop() {
     Sender& sender = *sender_;
     std::vector<Sender::Item> batch;
-    std::vector<Sender::Item> held;  // acks until it is known that the stream is still the one they are for
+    std::vector<Sender::Item>
+        held;  // acks until it is known that the stream is still the one they are for
     while (true) {
       std::vector<PublishDone> broken, late;
       bool closing = false;
       {
         std::unique_lock<std::mutex> lock(sender.mu);
-        auto ready = [&] { return !sender.queue.empty() || sender.sweep || sender.closing || (sender.recheck && !held.empty()); };
+        auto ready = [&] {
+          return !sender.queue.empty() || sender.sweep || sender.closing ||
+                 (sender.recheck && !held.empty());
+        };
         if (sender.slots.empty()) {
           sender.wake.wait(lock, ready);
         } else {
@@ -1047,17 +1123,21 @@ class NatsBus::Impl {
         closing = sender.closing;
         const bool sweep = std::exchange(sender.sweep, false);
         const Clock::time_point now = Clock::now();
-        while (!sender.slots.empty() && (sweep || closing || sender.slots.front().deadline <= now)) {
+        while (!sender.slots.empty() &&
+               (sweep || closing || sender.slots.front().deadline <= now)) {
           const bool expired = sender.slots.front().deadline <= now;
-          if (PublishDone done = sender.Take(sender.first_id)) (expired ? late : broken).push_back(std::move(done));
+          if (PublishDone done = sender.Take(sender.first_id))
+            (expired ? late : broken).push_back(std::move(done));
         }
       }
       for (PublishDone& done : broken) {
-        Finish(std::move(done), closing ? absl::CancelledError("the bus was closed")
-                                        : absl::UnavailableError("the connection broke before the acknowledgement"));
+        Finish(std::move(done),
+               closing ? absl::CancelledError("the bus was closed")
+                       : absl::UnavailableError("the connection broke before the acknowledgement"));
       }
       for (PublishDone& done : late) {
-        Finish(std::move(done), absl::DeadlineExceededError("no acknowledgement within publish_timeout"));
+        Finish(std::move(done),
+               absl::DeadlineExceededError("no acknowledgement within publish_timeout"));
       }
       std::shared_ptr<Link> link;
       {
@@ -1093,29 +1173,35 @@ class NatsBus::Impl {
   void Send(Link* link, Sender::Item item) {
     BusMessage& message = item.message;
     absl::Status bad;
-    if (!IsSubject(message.subject)) bad = absl::InvalidArgumentError(absl::StrCat("not a subject: '", message.subject, "'"));
+    if (!IsSubject(message.subject))
+      bad = absl::InvalidArgumentError(absl::StrCat("not a subject: '", message.subject, "'"));
     for (const auto& [name, value] : message.headers) {
-      if (!IsHeader(name, value)) bad = absl::InvalidArgumentError(absl::StrCat("not a header: '", name, "'"));
+      if (!IsHeader(name, value))
+        bad = absl::InvalidArgumentError(absl::StrCat("not a header: '", name, "'"));
     }
     if (!message.msg_id.empty() && !IsHeader("Nats-Msg-Id", message.msg_id)) {
       bad = absl::InvalidArgumentError("not a msg_id");
     }
     if (!bad.ok()) return Finish(std::move(item.done), std::move(bad));
-    if (link == nullptr) return Finish(std::move(item.done), absl::UnavailableError("not connected to NATS yet"));
+    if (link == nullptr)
+      return Finish(std::move(item.done), absl::UnavailableError("not connected to NATS yet"));
 
     uint64_t id;
     {
       std::lock_guard<std::mutex> lock(sender_->mu);
       id = sender_->first_id + sender_->slots.size();
       sender_->slots.push_back(
-          {std::move(item.done), Clock::now() + std::chrono::microseconds(absl::ToInt64Microseconds(options_.publish_timeout))});
+          {std::move(item.done), Clock::now() + std::chrono::microseconds(absl::ToInt64Microseconds(
+                                                    options_.publish_timeout))});
       ++sender_->in_flight;
     }
     natsMsg* raw = nullptr;
-    natsStatus s = natsMsg_Create(&raw, message.subject.c_str(), absl::StrCat(ack_inbox_, id).c_str(), message.body.data(),
-                                  static_cast<int>(message.body.size()));
+    natsStatus s =
+        natsMsg_Create(&raw, message.subject.c_str(), absl::StrCat(ack_inbox_, id).c_str(),
+                       message.body.data(), static_cast<int>(message.body.size()));
     OwnedMsg owner(raw);
-    if (s == NATS_OK && !message.msg_id.empty()) s = natsMsgHeader_Set(raw, "Nats-Msg-Id", message.msg_id.c_str());
+    if (s == NATS_OK && !message.msg_id.empty())
+      s = natsMsgHeader_Set(raw, "Nats-Msg-Id", message.msg_id.c_str());
     for (const auto& [name, value] : message.headers) {
       if (s == NATS_OK) s = natsMsgHeader_Set(raw, name.c_str(), value.c_str());
     }
@@ -1127,7 +1213,8 @@ class NatsBus::Impl {
       done = sender_->Take(id);
     }
     if (done == nullptr) return;
-    Finish(std::move(done), s == NATS_MAX_PAYLOAD ? absl::InvalidArgumentError(Text(s)) : Unavailable("publish", s));
+    Finish(std::move(done),
+           s == NATS_MAX_PAYLOAD ? absl::InvalidArgumentError(Text(s)) : Unavailable("publish", s));
   }
 
   // False: not now; it has to wait for the keeper.
@@ -1140,9 +1227,10 @@ class NatsBus::Impl {
       return true;
     }
     const std::string payload =
-        item.nak_delay_us < 0 ? "+ACK" : absl::StrCat("-NAK {\"delay\": ", item.nak_delay_us * 1000, "}");
-    if (natsConnection_Publish(link->nc, settlement.reply.c_str(), payload.data(), static_cast<int>(payload.size())) !=
-        NATS_OK) {
+        item.nak_delay_us < 0 ? "+ACK"
+                              : absl::StrCat("-NAK {\"delay\": ", item.nak_delay_us * 1000, "}");
+    if (natsConnection_Publish(link->nc, settlement.reply.c_str(), payload.data(),
+                               static_cast<int>(payload.size())) != NATS_OK) {
       return false;
     }
     ++(item.nak_delay_us < 0 ? counters_.acked : counters_.naked);
@@ -1183,7 +1271,9 @@ class NatsBus::Impl {
 NatsBus::NatsBus(NatsBusOptions options) : impl_(std::make_unique<Impl>(std::move(options))) {}
 NatsBus::~NatsBus() { Close(); }
 
-void NatsBus::Publish(BusMessage message, PublishDone done) { impl_->Publish(std::move(message), std::move(done)); }
+void NatsBus::Publish(BusMessage message, PublishDone done) {
+  impl_->Publish(std::move(message), std::move(done));
+}
 absl::StatusOr<std::vector<StreamState>> NatsBus::Streams() { return impl_->Streams(); }
 absl::Status NatsBus::Consume(ConsumerSpec spec, DeliveryHandler handler) {
   return impl_->Consume(std::move(spec), std::move(handler));
@@ -1194,7 +1284,8 @@ absl::Status NatsBus::Subscribe(std::string subject, std::string group, CoreHand
 absl::Status NatsBus::PublishCore(absl::string_view subject, absl::string_view body) {
   return impl_->PublishCore(subject, body);
 }
-absl::StatusOr<std::string> NatsBus::Request(absl::string_view subject, absl::string_view body, absl::Duration timeout) {
+absl::StatusOr<std::string> NatsBus::Request(absl::string_view subject, absl::string_view body,
+                                             absl::Duration timeout) {
   return impl_->Request(subject, body, timeout);
 }
 void NatsBus::OnConnect(std::function<void()> callback) { impl_->OnConnect(std::move(callback)); }

@@ -1,24 +1,26 @@
-// cloudevents.h: envelopes as CloudEvents 1.0 on the bus. One message carries what a turn has for one subject.
+// cloudevents.h: envelopes as CloudEvents 1.0 on the bus. One message carries what a turn has for
+// one subject.
 //
-//   for (EncodedMessage& m : EncodeTurn("payment", turn.envelopes(), "7-41")) outbox.Add(std::move(m));
-//   absl::StatusOr<std::vector<DecodedEnvelope>> envelopes = DecodeMessage(delivery.subject, delivery.headers, delivery.body);
+//   for (EncodedMessage& m : EncodeTurn("payment", turn.envelopes(), "7-41"))
+//   outbox.Add(std::move(m)); absl::StatusOr<std::vector<DecodedEnvelope>> envelopes =
+//   DecodeMessage(delivery.subject, delivery.headers, delivery.body);
 //
-// One envelope: binary mode of the NATS binding (attributes are headers "ce-…", the payload is the body). Several: batch mode
-// (content-type application/cloudevents-batch+protobuf, body io.cloudevents.v1.CloudEventBatch). The attributes are the same in
-// both; docs/adr has what a consumer in another language must do. Pure and thread-safe. The batch is written and read straight from the wire
-// format: building its maps costs ten times as much, and this is the hot path.
+// One envelope: binary mode of the NATS binding (attributes are headers "ce-…", the payload is the
+// body). Several: batch mode (content-type application/cloudevents-batch+protobuf, body
+// io.cloudevents.v1.CloudEventBatch). The attributes are the same in both; docs/adr has what a
+// consumer in another language must do. Pure and thread-safe. The batch is written and read
+// straight from the wire format: building its maps costs ten times as much, and this is the hot
+// path.
 //
 //   attribute      of                what
 //   id             all               unique within the source: "<id_prefix>.<index in the turn>"
 //   source         all               "/gaekju/<context>"
 //   specversion    all               "1.0"
-//   type           all               event, answer: the payload's full name; command: the method's full name
-//   time           all               when the turn ran, microseconds
-//   subject        all               event: the resource "<table>/<key>"; command and answer: the order id
-//   orderid        all               may be absent in events
-//   stepid         command, answer
-//   undo           command, answer   true when it is the step's undo; else absent
-//   outcome        answer            "DONE", "REFUSED" or "PENDING"
+//   type           all               event, answer: the payload's full name; command: the method's
+//   full name time           all               when the turn ran, microseconds subject        all
+//   event: the resource "<table>/<key>"; command and answer: the order id orderid        all may be
+//   absent in events stepid         command, answer undo           command, answer   true when it
+//   is the step's undo; else absent outcome        answer            "DONE", "REFUSED" or "PENDING"
 //   replyto        command           the context that the answer goes to
 //   version        event             contiguous per resource, from 1
 //   traceparent    all               W3C; may be absent; the header is plain "traceparent"
@@ -49,14 +51,16 @@ struct EncodedMessage {
   std::string subject;
   std::vector<std::pair<std::string, std::string>> headers;
   std::string body;
-  std::vector<std::string> resources;  // of its events, each once: what a resend request may ask for
+  std::vector<std::string>
+      resources;  // of its events, each once: what a resend request may ask for
   size_t event_count = 0;
 };
 
 // Encodes a turn's envelopes, grouped by subject; within a subject their order is kept.
-// `source`: the context. `id_prefix`: unique for the turn within the source; ids are "<id_prefix>.<index>".
-// REQUIRES: `to` is set for commands and answers.
-std::vector<EncodedMessage> EncodeTurn(absl::string_view source, absl::Span<const flow::Envelope> envelopes,
+// `source`: the context. `id_prefix`: unique for the turn within the source; ids are
+// "<id_prefix>.<index>". REQUIRES: `to` is set for commands and answers.
+std::vector<EncodedMessage> EncodeTurn(absl::string_view source,
+                                       absl::Span<const flow::Envelope> envelopes,
                                        absl::string_view id_prefix);
 
 // An envelope as it was received.
@@ -66,8 +70,8 @@ struct DecodedEnvelope {
   std::string id;
 };
 
-// Decodes a bus message of either mode. `subject`: gaekju.command.<to>, gaekju.answer.<to> or gaekju.event.<source>.
-// Errors: INVALID_ARGUMENT, with what is wrong: a poison message.
+// Decodes a bus message of either mode. `subject`: gaekju.command.<to>, gaekju.answer.<to> or
+// gaekju.event.<source>. Errors: INVALID_ARGUMENT, with what is wrong: a poison message.
 absl::StatusOr<std::vector<DecodedEnvelope>> DecodeMessage(
     absl::string_view subject, const std::vector<std::pair<std::string, std::string>>& headers,
     absl::string_view body);

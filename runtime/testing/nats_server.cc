@@ -35,12 +35,14 @@ sockaddr_in Loopback(int port) {
   return address;
 }
 
-// A port that nobody listens on now. Somebody may take it before the server does: the server then ends and another is tried.
+// A port that nobody listens on now. Somebody may take it before the server does: the server then
+// ends and another is tried.
 int FreePort() {
   const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   GK_CHECK(fd >= 0) << strerror(errno);
   sockaddr_in address = Loopback(0);
-  GK_CHECK(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0) << strerror(errno);
+  GK_CHECK(bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0)
+      << strerror(errno);
   socklen_t length = sizeof(address);
   GK_CHECK(getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) == 0) << strerror(errno);
   close(fd);
@@ -92,7 +94,8 @@ void NatsServer::Start() {
   const std::string log = absl::StrCat(directory_, "/log");
   const std::string port = std::to_string(port_);
   const std::string store = absl::StrCat(directory_, "/store");
-  const char* args[] = {"nats-server", "-a", "127.0.0.1", "-p", port.c_str(), "-js", "-sd", store.c_str(), nullptr};
+  const char* args[] = {"nats-server", "-a",  "127.0.0.1",   "-p",   port.c_str(),
+                        "-js",         "-sd", store.c_str(), nullptr};
   const pid_t parent = getpid();
   pid_ = fork();
   GK_CHECK(pid_ >= 0) << strerror(errno);
@@ -110,8 +113,10 @@ void NatsServer::Start() {
   while (!Greets(port_)) {
     int status = 0;
     GK_CHECK(waitpid(pid_, &status, WNOHANG) == 0)
-        << "nats-server ended with status " << status << " (127: not installed)\n" << ReadFile(log);
-    GK_CHECK(std::chrono::steady_clock::now() < give_up) << "nats-server does not answer\n" << ReadFile(log);
+        << "nats-server ended with status " << status << " (127: not installed)\n"
+        << ReadFile(log);
+    GK_CHECK(std::chrono::steady_clock::now() < give_up) << "nats-server does not answer\n"
+                                                         << ReadFile(log);
     poll(nullptr, 0, 5);  // between two looks at the port
   }
 }

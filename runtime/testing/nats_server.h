@@ -1,4 +1,5 @@
-// nats_server.h: a real nats-server with JetStream for tests, on a free port of 127.0.0.1, in a temporary directory.
+// nats_server.h: a real nats-server with JetStream for tests, on a free port of 127.0.0.1, in a
+// temporary directory.
 //
 //   NatsServer server;                      // runs
 //   NatsBus bus({.urls = {server.url()}});
@@ -6,7 +7,8 @@
 //   server.WipeStore();
 //   server.Start();                         // the same port, an empty store
 //
-// Ends with the test, also when the test crashes. Not thread-safe. Aborts with the server's log when it cannot be started.
+// Ends with the test, also when the test crashes. Not thread-safe. Aborts with the server's log
+// when it cannot be started.
 #ifndef GAEKJU_RUNTIME_TESTING_NATS_SERVER_H_
 #define GAEKJU_RUNTIME_TESTING_NATS_SERVER_H_
 
@@ -23,7 +25,8 @@ class NatsServer {
   NatsServer(const NatsServer&) = delete;
   NatsServer& operator=(const NatsServer&) = delete;
 
-  // Starts it again on the same port and store; returns when it accepts clients. REQUIRES: it is not running.
+  // Starts it again on the same port and store; returns when it accepts clients. REQUIRES: it is
+  // not running.
   void Start();
   // SIGKILL; returns when the process is gone.
   void Kill();
