@@ -7,7 +7,8 @@
 //   loop.Drain(absl::Seconds(10));
 //
 // Promises:
-// 1. `done` of a Request is called exactly once, after the COMMIT of the turn that decided it, on a thread of the loop or inside Submit.
+// 1. `done` of a Request is called at most once, after the COMMIT of the turn that decided it, on a thread of the loop or inside Submit;
+//    exactly once unless it was cancelled.
 // 2. `settled` of bus items is called exactly once: OK after COMMIT; InvalidArgument when the item can never work (a dead letter);
 //    Unavailable when it was not processed (ask again later).
 // 3. While the database is down, what waits stays; Requests whose deadline passes meanwhile, or that find the queue full, are refused
@@ -73,6 +74,7 @@ struct TurnStats {
   int item_count = 0;
   int row_count = 0;
   int outbox_row_count = 0;
+  int timer_count = 0;  // of the items: rows whose time had come
   int rerun_count = 0;  // times the turn was run again
   int64_t load_us = 0;
   int64_t handle_us = 0;
@@ -87,6 +89,8 @@ struct TurnOutputs {
   std::function<void(flow::Resend)> resend;
   std::function<void(const flow::Table&, const std::string& key)> changed;  // rows that were written
   std::function<void(const TurnStats&)> turn;
+  // A Request was refused UNAVAILABLE because of overload or an outage; on any thread.
+  std::function<void(const std::string& reason)> shed;
   // A Request or bus item that failed alone; `reason` for the log.
   std::function<void(const std::string& what, const std::string& reason)> failed;
   std::function<void(bool up, const std::string& why)> database;  // the writer connection came or went
@@ -98,7 +102,8 @@ class TurnLoop {
     PgOptions pg;
     int turn_items_max = 512;
     int queue_requests_max = 8192;  // Requests; bus items are bounded by the bus's max_ack_pending
-    int item_retries_max = 8;       // kRetry answers in a row, and lone reruns of an item that the database refuses
+    int item_retries_max = 8;       // kRetry answers of one item
+  int conflicts_max = 20;         // unique violations in a row before a turn is taken apart
     absl::Duration reconnect_backoff_min = absl::Milliseconds(20);
     absl::Duration reconnect_backoff_max = absl::Seconds(1);
     absl::Duration timer_interval = absl::Milliseconds(200);
@@ -117,7 +122,7 @@ class TurnLoop {
 
   // Returns a ticket for Cancel, or 0 when `done` was called already.
   uint64_t Submit(Request request);
-  // The caller is gone: a waiting Request is forgotten, without `done`, unless its turn has begun.
+  // The caller is gone: a Request that waits is forgotten without `done`. One whose turn is running may still see `done`.
   void Cancel(uint64_t ticket);
   void Submit(Command command);
   void Submit(Event event);
@@ -134,25 +139,37 @@ class TurnLoop {
 
  private:
   struct Item;
-  struct Waiter;
   struct Finished;
+  struct Gate;
+  using Items = std::vector<std::unique_ptr<Item>>;
+  using Waiters = std::multimap<std::string, std::unique_ptr<Item>>;  // by wait key
+  using Answered = std::vector<std::pair<std::unique_ptr<Item>, flow::Answer>>;
 
   void Run();
   void RunTimer();
   void RunAfterCommit();
-  std::vector<std::unique_ptr<Item>> Take();
-  void Enqueue(std::unique_ptr<Item> item, bool front = false);
-  bool EnsureConnected();
-  // Runs the items as one turn until it is committed; those that cannot be are failed.
-  void RunTurn(std::vector<std::unique_ptr<Item>> items);
-  absl::Status TryTurn(std::vector<std::unique_ptr<Item>>& items, Finished* finished);
+  Items Take();
+  void Enqueue(std::unique_ptr<Item> item);
+  // Connects until it works; refuses meanwhile what expires. False when the loop stops.
+  bool EnsureConnected(Items* items);
+  bool Pause(absl::Duration duration);  // false when the loop stops
+  // Runs the items as one turn until it is committed, or as several when one of them breaks it.
+  void RunTurn(Items items);
+  absl::Status TryTurn(Items& items, Finished* finished);
+  void CollectKeys(Item& item);
   void HandleItem(Item& item, flow::Turn& turn);
-  void Fail(Item& item, absl::Status why);
-  void AnswerCommand(const Item& item, const flow::Answer& answer, flow::Turn& turn);
+  void AnswerCommand(Item& item, flow::Turn& turn);
   void Finish(std::unique_ptr<Finished> finished);
-  void ExpireWaiting(int64_t now_us);
-  int64_t Now();
-  flow::Answer Unavailable(absl::string_view reason, absl::string_view message) const;
+  void HandOut(Finished& finished);
+  void Fail(std::unique_ptr<Item> item, const absl::Status& why);
+  void GiveUp(std::unique_ptr<Item> item, absl::string_view reason);  // not processed, may come again
+  // Removes Requests of `items` whose deadline has passed, and answers them.
+  void DropExpired(Items* items);
+  void ExpireWaiting();
+  void Shed(Answered answered);
+  bool IsQuiet() const;  // REQUIRES: mutex_
+  void Stop();
+  int64_t Now() const;
 
   const flow::Context& context_;
   const Options options_;
@@ -161,31 +178,37 @@ class TurnLoop {
   absl::flat_hash_map<std::string, const flow::Handler*> handlers_;
   absl::flat_hash_map<std::string, const flow::Handler*> events_;
   absl::flat_hash_map<const flow::Handler*, std::string> response_types_;
-  std::string timer_sql_;
+  const std::shared_ptr<Gate> gate_;  // lets late results of calls find the loop gone
 
-  std::mutex mutex_;
-  std::condition_variable wake_;      // items, or a change of state
-  std::condition_variable quiet_;     // for Drain
+  mutable std::mutex mutex_;
+  // Guarded by mutex_:
+  std::condition_variable wake_;           // items to take, or a change of state
+  std::condition_variable timer_wake_;
+  std::condition_variable finished_wake_;  // results to hand out, or room for more
+  std::condition_variable quiet_;          // for Drain
   std::deque<std::unique_ptr<Item>> queue_;
   int queued_requests_ = 0;
   bool started_ = false;
   bool draining_ = false;
   bool stopping_ = false;
-  bool running_turn_ = false;
-  int finishing_ = 0;       // turns committed whose results are still being handed out
+  bool after_stopping_ = false;
+  bool in_turn_ = false;
+  bool handing_out_ = false;
   int calls_open_ = 0;
   uint64_t next_ticket_ = 1;
-  absl::flat_hash_set<uint64_t> cancelled_;
-  absl::flat_hash_set<std::string> timer_keys_;  // queued or running
-  std::multimap<std::string, Waiter> waiters_;   // by wait_key
+  absl::flat_hash_map<uint64_t, Item*> queued_tickets_;  // queued, or in the running turn
+  absl::flat_hash_map<uint64_t, Waiters::iterator> waiting_tickets_;
+  Waiters waiters_;
+  absl::flat_hash_set<std::string> timer_keys_;  // queued or in the running turn
   std::deque<std::unique_ptr<Finished>> finished_;
-  std::condition_variable finished_wake_;
 
   std::atomic<bool> database_up_{false};
   std::atomic<int> queue_depth_{0};
   std::atomic<int> waiter_count_{0};
-  std::atomic<int64_t> item_us_{100};  // moving mean of the time one item takes
+  std::atomic<int64_t> turn_us_{0};  // moving mean of the time a turn takes
+  // Of the loop's thread:
   int64_t last_now_us_ = 0;
+  int64_t reruns_ = 0;
 
   std::thread thread_, timer_thread_, after_thread_;
 };
