@@ -246,6 +246,14 @@ void TurnHarness::Put(const flow::Table& table, const std::string& key, const Me
   tables_.at(&table)[key] = {version, std::move(copy)};
 }
 
+void TurnHarness::Clear() {
+  for (auto& [table, rows] : tables_) rows.clear();
+  envelopes_.clear();
+  calls_.clear();
+  resends_.clear();
+  resolved_.clear();
+}
+
 std::unique_ptr<Message> TurnHarness::Get(const Message& request) const {
   for (const flow::GetQuery& query : context_.gets) {
     const MethodDescriptor* method = FindMethod(query.method);

@@ -67,6 +67,8 @@ class TurnHarness {
   const std::map<std::string, StoredRow>& Rows(const flow::Table& table) const;
   void Put(const flow::Table& table, const std::string& key, const google::protobuf::Message& body,
            int64_t version = 0);
+  // Forgets all rows, and all that was sent.
+  void Clear();
   // What the context's declared read of this type of request shows of a row; null when it finds or shows none.
   std::unique_ptr<google::protobuf::Message> Get(const google::protobuf::Message& request) const;
   // All rows that the declared list of this type of request shows, in its order.

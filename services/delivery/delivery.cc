@@ -1,0 +1,224 @@
+#include "services/delivery/delivery.h"
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "flow/step.h"
+#include "flow/values.h"
+#include "gaekju/delivery/v1/delivery_events.pb.h"
+#include "gaekju/delivery/v1/delivery_service.pb.h"
+#include "google/rpc/code.pb.h"
+
+namespace gaekju::delivery {
+
+using flow::Answer;
+using flow::Caller;
+using flow::RowKey;
+using flow::Turn;
+using gaekju::delivery::v1::CancelRequest;
+using gaekju::delivery::v1::CancelResponse;
+using gaekju::delivery::v1::ConfirmReceiptRequest;
+using gaekju::delivery::v1::ConfirmReceiptResponse;
+using gaekju::delivery::v1::Delivery;
+using gaekju::delivery::v1::DeliveryCancelled;
+using gaekju::delivery::v1::DeliveryProgressed;
+using gaekju::delivery::v1::DeliveryReceived;
+using gaekju::delivery::v1::DeliveryReturned;
+using gaekju::delivery::v1::DeliveryStarted;
+using gaekju::delivery::v1::RecordProgressRequest;
+using gaekju::delivery::v1::RecordProgressResponse;
+using gaekju::delivery::v1::StartRequest;
+using gaekju::delivery::v1::StartResponse;
+using google::protobuf::Message;
+
+const flow::Table kDeliveries = {
+    "deliveries",
+    &Delivery::default_instance(),
+    {{"order_id", "order_id"}, {"customer_id", "customer_id"}, {"state", "state"}}};
+
+namespace {
+
+constexpr char kDomain[] = "gaekju.delivery.v1.DeliveryService";
+constexpr size_t kCustomerNameSizeMax = 256;
+constexpr size_t kAddressSizeMax = 1024;
+
+// The shipment as others may see it: without what only this context keeps.
+Delivery Shown(const Delivery& delivery) {
+  Delivery shown = delivery;
+  shown.clear_step();
+  return shown;
+}
+
+bool Show(const Message& row, Message* out) {
+  *static_cast<Delivery*>(out) = Shown(static_cast<const Delivery&>(row));
+  return true;
+}
+
+template <class Response>
+Answer DoneWithDelivery(const Delivery& delivery) {
+  Response response;
+  *response.mutable_delivery() = Shown(delivery);
+  return flow::Done(response);
+}
+
+template <class Event>
+void EmitEvent(const Delivery& delivery, Turn& turn) {
+  Event event;
+  *event.mutable_delivery() = Shown(delivery);
+  turn.Emit(kDeliveries, delivery.delivery_id(), event, delivery.order_id());
+}
+
+bool IsStopped(const Delivery& delivery) {
+  return delivery.state() == Delivery::STATE_CANCELLED || delivery.state() == Delivery::STATE_RETURNING;
+}
+
+bool HasArrived(const Delivery& delivery) {
+  return delivery.state() == Delivery::STATE_DELIVERED || delivery.state() == Delivery::STATE_RECEIVED;
+}
+
+// --- the step and its undo
+
+google::rpc::Status ValidateStart(const StartRequest& request) {
+  return flow::FieldChecks(kDomain)
+      .Storefront("storefront", request.storefront())
+      .Reference("customer_id", request.customer_id())
+      .Text("customer_name", request.customer_name(), kCustomerNameSizeMax)
+      .Text("delivery_address", request.delivery_address(), kAddressSizeMax)
+      .Lines("lines", request.lines())
+      .status();
+}
+
+Answer Start(const StartRequest& request, const Caller&, Delivery& delivery, Turn& turn) {
+  delivery.set_delivery_id(flow::StepKey(request.order_id(), request.step_id()));
+  delivery.set_order_id(request.order_id());
+  delivery.set_storefront(request.storefront());
+  delivery.set_customer_id(request.customer_id());
+  delivery.set_customer_name(request.customer_name());
+  delivery.set_delivery_address(request.delivery_address());
+  *delivery.mutable_lines() = request.lines();
+  delivery.set_state(Delivery::STATE_STARTED);
+  *delivery.mutable_start_time() = flow::ToTimestamp(turn.now_us());
+  EmitEvent<DeliveryStarted>(delivery, turn);
+  StartResponse response;
+  response.set_delivery_id(delivery.delivery_id());
+  return flow::Done(response);
+}
+
+Answer Cancel(Delivery& delivery, Turn& turn) {
+  GK_CHECK(!IsStopped(delivery)) << delivery.delivery_id();
+  *delivery.mutable_cancel_time() = flow::ToTimestamp(turn.now_us());
+  if (HasArrived(delivery)) {
+    delivery.set_state(Delivery::STATE_RETURNING);
+    EmitEvent<DeliveryReturned>(delivery, turn);
+  } else {
+    delivery.set_state(Delivery::STATE_CANCELLED);
+    EmitEvent<DeliveryCancelled>(delivery, turn);
+  }
+  return flow::Done(CancelResponse());
+}
+
+// No parcel ever left, so none was stopped: a tombstone, and no event.
+void Void(const CancelRequest& request, Delivery& delivery, Turn& turn) {
+  delivery.set_delivery_id(flow::StepKey(request.order_id(), request.step_id()));
+  delivery.set_order_id(request.order_id());
+  delivery.set_state(Delivery::STATE_CANCELLED);
+  *delivery.mutable_cancel_time() = flow::ToTimestamp(turn.now_us());
+}
+
+// --- on the way
+
+Answer NotFound(const std::string& delivery_id) {
+  return flow::Refuse(google::rpc::NOT_FOUND, kDomain, "DELIVERY_NOT_FOUND",
+                      absl::StrCat("no delivery ", delivery_id), "delivery_id");
+}
+
+Answer RefuseStopped(const Delivery& delivery) {
+  return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "DELIVERY_CANCELLED",
+                      absl::StrCat("the delivery is ", Delivery::State_Name(delivery.state())), "delivery_id");
+}
+
+google::rpc::Status ValidateRecordProgress(const RecordProgressRequest& request) {
+  return flow::FieldChecks(kDomain)
+      .Key("delivery_id", request.delivery_id())
+      .That(request.state() == Delivery::STATE_IN_TRANSIT || request.state() == Delivery::STATE_DELIVERED, "state",
+            "must be STATE_IN_TRANSIT or STATE_DELIVERED")
+      .status();
+}
+
+Answer RecordProgress(const RecordProgressRequest& request, const Caller&, Turn& turn) {
+  const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
+  if (found == nullptr) return NotFound(request.delivery_id());
+  if (IsStopped(*found)) return RefuseStopped(*found);
+  // STARTED < IN_TRANSIT < DELIVERED < RECEIVED: never backwards, so what is reported late changes nothing.
+  if (found->state() >= request.state()) return DoneWithDelivery<RecordProgressResponse>(*found);
+  Delivery& delivery = turn.Edit<Delivery>(kDeliveries, request.delivery_id());
+  delivery.set_state(request.state());
+  if (request.state() == Delivery::STATE_DELIVERED) {
+    *delivery.mutable_deliver_time() = flow::ToTimestamp(turn.now_us());
+  }
+  EmitEvent<DeliveryProgressed>(delivery, turn);
+  return DoneWithDelivery<RecordProgressResponse>(delivery);
+}
+
+google::rpc::Status ValidateConfirmReceipt(const ConfirmReceiptRequest& request) {
+  return flow::FieldChecks(kDomain).Key("delivery_id", request.delivery_id()).status();
+}
+
+Answer ConfirmReceipt(const ConfirmReceiptRequest& request, const Caller&, Turn& turn) {
+  const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
+  // Somebody else's delivery is none, so that ids tell strangers nothing.
+  if (found == nullptr || (!request.customer_id().empty() && request.customer_id() != found->customer_id())) {
+    return NotFound(request.delivery_id());
+  }
+  if (IsStopped(*found)) return RefuseStopped(*found);
+  if (found->state() == Delivery::STATE_RECEIVED) return DoneWithDelivery<ConfirmReceiptResponse>(*found);
+  Delivery& delivery = turn.Edit<Delivery>(kDeliveries, request.delivery_id());
+  delivery.set_state(Delivery::STATE_RECEIVED);
+  // The buyer knows before the courier has told us: it has arrived by now.
+  if (!delivery.has_deliver_time()) *delivery.mutable_deliver_time() = flow::ToTimestamp(turn.now_us());
+  EmitEvent<DeliveryReceived>(delivery, turn);
+  return DoneWithDelivery<ConfirmReceiptResponse>(delivery);
+}
+
+template <class Request>
+void DeliveryKey(const Request& request, const Caller&, std::vector<RowKey>* keys) {
+  keys->push_back({&kDeliveries, request.delivery_id()});
+}
+
+flow::Context MakeContext() {
+  flow::Context context;
+  context.name = "delivery";
+  context.service = kDomain;
+  context.tables = {&kDeliveries};
+  context.handlers = {
+      flow::StepHandler<Delivery, StartRequest>(absl::StrCat(kDomain, ".Start"), kDeliveries, ValidateStart,
+                                                /*more_keys=*/nullptr, Start),
+      flow::UndoHandler<Delivery, CancelRequest>(absl::StrCat(kDomain, ".Cancel"), kDeliveries,
+                                                 /*held_rows=*/nullptr, Cancel, Void),
+      std::make_shared<flow::FunctionHandler<RecordProgressRequest>>(
+          absl::StrCat(kDomain, ".RecordProgress"), ValidateRecordProgress, DeliveryKey<RecordProgressRequest>,
+          RecordProgress),
+      std::make_shared<flow::FunctionHandler<ConfirmReceiptRequest>>(
+          absl::StrCat(kDomain, ".ConfirmReceipt"), ValidateConfirmReceipt, DeliveryKey<ConfirmReceiptRequest>,
+          ConfirmReceipt),
+  };
+  context.gets = {{absl::StrCat(kDomain, ".GetDelivery"), &kDeliveries, "delivery_id", "delivery", Show}};
+  context.lists = {{absl::StrCat(kDomain, ".ListDeliveries"),
+                    &kDeliveries,
+                    {"order_id", "customer_id"},
+                    "deliveries",
+                    /*newest_first=*/true,
+                    Show}};
+  return context;
+}
+
+}  // namespace
+
+const flow::Context& DeliveryContext() {
+  static const flow::Context* const context = new flow::Context(MakeContext());
+  return *context;
+}
+
+}  // namespace gaekju::delivery

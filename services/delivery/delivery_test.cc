@@ -1,0 +1,355 @@
+#include "services/delivery/delivery.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+
+#include "flow/values.h"
+#include "gaekju/delivery/v1/delivery_events.pb.h"
+#include "gaekju/delivery/v1/delivery_service.pb.h"
+#include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
+#include "services/testing/context_rules.h"
+#include "services/testing/property.h"
+#include "services/testing/turn_harness.h"
+
+namespace gaekju::delivery {
+namespace {
+
+using flow::Answer;
+using gaekju::delivery::v1::CancelRequest;
+using gaekju::delivery::v1::ConfirmReceiptRequest;
+using gaekju::delivery::v1::ConfirmReceiptResponse;
+using gaekju::delivery::v1::Delivery;
+using gaekju::delivery::v1::DeliveryStarted;
+using gaekju::delivery::v1::GetDeliveryRequest;
+using gaekju::delivery::v1::ListDeliveriesRequest;
+using gaekju::delivery::v1::RecordProgressRequest;
+using gaekju::delivery::v1::RecordProgressResponse;
+using gaekju::delivery::v1::StartRequest;
+using gaekju::delivery::v1::StartResponse;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+StartRequest Start(const std::string& order_id = "o1") {
+  StartRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id("ship");
+  request.set_storefront("fashion");
+  request.set_customer_id("cust1");
+  request.set_customer_name("jang");
+  request.set_delivery_address("seoul");
+  auto* line = request.add_lines();
+  line->set_product_id("outwear-1");
+  line->set_quantity(1);
+  return request;
+}
+
+CancelRequest Cancel(const std::string& order_id = "o1") {
+  CancelRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id("ship");
+  return request;
+}
+
+RecordProgressRequest Progress(Delivery::State state, const std::string& delivery_id = "o1/ship") {
+  RecordProgressRequest request;
+  request.set_delivery_id(delivery_id);
+  request.set_state(state);
+  return request;
+}
+
+ConfirmReceiptRequest Receive(const std::string& customer_id = "", const std::string& delivery_id = "o1/ship") {
+  ConfirmReceiptRequest request;
+  request.set_delivery_id(delivery_id);
+  request.set_customer_id(customer_id);
+  return request;
+}
+
+std::string FieldOf(const Answer& answer) {
+  google::rpc::BadRequest bad;
+  for (const auto& detail : answer.status.details()) {
+    if (detail.UnpackTo(&bad)) return bad.field_violations(0).field();
+  }
+  return "";
+}
+
+class DeliveryTest : public ::testing::Test {
+ protected:
+  const Delivery& Row(const std::string& key = "o1/ship") {
+    const Delivery* delivery = deliveries_.Row<Delivery>(kDeliveries, key);
+    GK_CHECK(delivery != nullptr) << key;
+    return *delivery;
+  }
+  // A shipment in this state, and nothing sent.
+  void Given(Delivery::State state) {
+    deliveries_.Clear();
+    if (state == Delivery::STATE_UNSPECIFIED) return;
+    deliveries_.Call(Start());
+    switch (state) {
+      case Delivery::STATE_IN_TRANSIT: deliveries_.Call(Progress(Delivery::STATE_IN_TRANSIT)); break;
+      case Delivery::STATE_DELIVERED: deliveries_.Call(Progress(Delivery::STATE_DELIVERED)); break;
+      case Delivery::STATE_RECEIVED: deliveries_.Call(Receive()); break;
+      case Delivery::STATE_CANCELLED: deliveries_.Call(Cancel()); break;
+      case Delivery::STATE_RETURNING:
+        deliveries_.Call(Progress(Delivery::STATE_DELIVERED));
+        deliveries_.Call(Cancel());
+        break;
+      default: break;
+    }
+    EXPECT_EQ(Row().state(), state);
+    deliveries_.TakeEnvelopes();
+  }
+
+  testing::TurnHarness deliveries_{DeliveryContext()};
+};
+
+TEST(Delivery, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(DeliveryContext()); }
+
+TEST_F(DeliveryTest, StartsOnce) {  // FA-12: one delivery, to seoul
+  const Answer answer = deliveries_.Call(Start());
+  StartResponse response;
+  ASSERT_TRUE(response.ParseFromString(answer.payload));
+  EXPECT_EQ(response.delivery_id(), "o1/ship");
+  EXPECT_EQ(Row().state(), Delivery::STATE_STARTED);
+  EXPECT_EQ(Row().delivery_address(), "seoul");
+  EXPECT_EQ(Row().customer_id(), "cust1");
+  EXPECT_EQ(Row().customer_name(), "jang");
+  EXPECT_EQ(Row().storefront(), "fashion");
+  EXPECT_EQ(Row().lines(0).quantity(), 1);
+  EXPECT_EQ(flow::ToMicros(Row().start_time()), deliveries_.now_us);
+  EXPECT_THAT(deliveries_.TakeEvents(), ElementsAre("DeliveryStarted o1/ship@1"));
+  EXPECT_EQ(deliveries_.Call(Start()).payload, answer.payload);
+  EXPECT_EQ(deliveries_.written_count(), 0);
+}
+
+TEST_F(DeliveryTest, EventsTellTheShipmentButNotTheSagasRecord) {
+  deliveries_.Call(Start());
+  const auto envelopes = deliveries_.TakeEnvelopes();
+  ASSERT_EQ(envelopes.size(), 1u);
+  DeliveryStarted event;
+  ASSERT_TRUE(event.ParseFromString(envelopes[0].payload));
+  EXPECT_EQ(event.delivery().delivery_address(), "seoul");
+  EXPECT_FALSE(event.delivery().has_step());
+  EXPECT_EQ(envelopes[0].order_id, "o1");
+  EXPECT_EQ(envelopes[0].resource, "deliveries/o1/ship");
+}
+
+TEST_F(DeliveryTest, TheSameStepToAnotherAddressIsRefused) {
+  deliveries_.Call(Start());
+  StartRequest request = Start();
+  request.set_delivery_address("busan");
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(request).status), "STEP_REUSED");
+  EXPECT_EQ(Row().delivery_address(), "seoul");
+}
+
+TEST_F(DeliveryTest, BadRequestsNameTheField) {
+  struct Case {
+    const char* field;
+    std::function<void(StartRequest*)> spoil;
+  };
+  const Case cases[] = {
+      {"order_id", [](auto* r) { r->clear_order_id(); }},
+      {"step_id", [](auto* r) { r->clear_step_id(); }},
+      {"storefront", [](auto* r) { r->set_storefront("F"); }},
+      {"customer_id", [](auto* r) { r->clear_customer_id(); }},
+      {"customer_name", [](auto* r) { r->set_customer_name(std::string(257, 'x')); }},
+      {"delivery_address", [](auto* r) { r->set_delivery_address(std::string(1025, 'x')); }},
+      {"lines", [](auto* r) { r->clear_lines(); }},
+  };
+  for (const Case& c : cases) {
+    StartRequest request = Start();
+    c.spoil(&request);
+    const Answer answer = deliveries_.Call(request);
+    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
+    EXPECT_EQ(FieldOf(answer), c.field);
+  }
+  EXPECT_EQ(FieldOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED, "o1"))), "delivery_id");
+  EXPECT_EQ(FieldOf(deliveries_.Call(Receive("", ""))), "delivery_id");
+  for (const auto state : {Delivery::STATE_UNSPECIFIED, Delivery::STATE_STARTED, Delivery::STATE_RECEIVED,
+                           Delivery::STATE_CANCELLED, Delivery::STATE_RETURNING, static_cast<Delivery::State>(9)}) {
+    EXPECT_EQ(FieldOf(deliveries_.Call(Progress(state))), "state") << state;
+  }
+  EXPECT_THAT(deliveries_.Rows(kDeliveries), IsEmpty());
+}
+
+// Every request in every state: the state after it, the refusal, the event.
+TEST_F(DeliveryTest, Transitions) {
+  const auto progress_transit = Progress(Delivery::STATE_IN_TRANSIT);
+  const auto progress_delivered = Progress(Delivery::STATE_DELIVERED);
+  const auto receive = Receive("cust1");
+  const auto cancel = Cancel();
+  using S = Delivery;
+  struct Case {
+    Delivery::State given;
+    const google::protobuf::Message* when;
+    Delivery::State then;
+    const char* reason;  // "": done
+    const char* event;   // "": none
+  };
+  const Case cases[] = {
+      {S::STATE_STARTED, &progress_transit, S::STATE_IN_TRANSIT, "", "DeliveryProgressed"},
+      {S::STATE_IN_TRANSIT, &progress_transit, S::STATE_IN_TRANSIT, "", ""},
+      {S::STATE_DELIVERED, &progress_transit, S::STATE_DELIVERED, "", ""},
+      {S::STATE_RECEIVED, &progress_transit, S::STATE_RECEIVED, "", ""},
+      {S::STATE_CANCELLED, &progress_transit, S::STATE_CANCELLED, "DELIVERY_CANCELLED", ""},
+      {S::STATE_RETURNING, &progress_transit, S::STATE_RETURNING, "DELIVERY_CANCELLED", ""},
+      {S::STATE_STARTED, &progress_delivered, S::STATE_DELIVERED, "", "DeliveryProgressed"},
+      {S::STATE_IN_TRANSIT, &progress_delivered, S::STATE_DELIVERED, "", "DeliveryProgressed"},
+      {S::STATE_DELIVERED, &progress_delivered, S::STATE_DELIVERED, "", ""},
+      {S::STATE_RECEIVED, &progress_delivered, S::STATE_RECEIVED, "", ""},
+      {S::STATE_CANCELLED, &progress_delivered, S::STATE_CANCELLED, "DELIVERY_CANCELLED", ""},
+      {S::STATE_RETURNING, &progress_delivered, S::STATE_RETURNING, "DELIVERY_CANCELLED", ""},
+      {S::STATE_STARTED, &receive, S::STATE_RECEIVED, "", "DeliveryReceived"},
+      {S::STATE_IN_TRANSIT, &receive, S::STATE_RECEIVED, "", "DeliveryReceived"},
+      {S::STATE_DELIVERED, &receive, S::STATE_RECEIVED, "", "DeliveryReceived"},
+      {S::STATE_RECEIVED, &receive, S::STATE_RECEIVED, "", ""},
+      {S::STATE_CANCELLED, &receive, S::STATE_CANCELLED, "DELIVERY_CANCELLED", ""},
+      {S::STATE_RETURNING, &receive, S::STATE_RETURNING, "DELIVERY_CANCELLED", ""},
+      {S::STATE_STARTED, &cancel, S::STATE_CANCELLED, "", "DeliveryCancelled"},
+      {S::STATE_IN_TRANSIT, &cancel, S::STATE_CANCELLED, "", "DeliveryCancelled"},
+      {S::STATE_DELIVERED, &cancel, S::STATE_RETURNING, "", "DeliveryReturned"},
+      {S::STATE_RECEIVED, &cancel, S::STATE_RETURNING, "", "DeliveryReturned"},
+      {S::STATE_CANCELLED, &cancel, S::STATE_CANCELLED, "", ""},
+      {S::STATE_RETURNING, &cancel, S::STATE_RETURNING, "", ""},
+  };
+  for (const Case& c : cases) {
+    SCOPED_TRACE(absl::StrCat(Delivery::State_Name(c.given), ", ", c.when->ShortDebugString()));
+    Given(c.given);
+    const Answer answer = deliveries_.Call(*c.when);
+    EXPECT_EQ(flow::ReasonOf(answer.status), c.reason);
+    EXPECT_EQ(answer.status.code(), *c.reason ? google::rpc::FAILED_PRECONDITION : 0);
+    EXPECT_EQ(Row().state(), c.then);
+    const auto events = deliveries_.TakeEvents();
+    ASSERT_EQ(events.size(), *c.event ? 1u : 0u);
+    if (*c.event) {
+      EXPECT_EQ(events[0].substr(0, events[0].find(' ')), c.event);
+    } else {
+      EXPECT_EQ(deliveries_.written_count(), 0);
+    }
+    const bool stopped = c.then == S::STATE_CANCELLED || c.then == S::STATE_RETURNING;
+    EXPECT_EQ(Row().has_cancel_time(), stopped);
+    if (c.then == S::STATE_DELIVERED || c.then == S::STATE_RECEIVED || c.then == S::STATE_RETURNING) {
+      EXPECT_TRUE(Row().has_deliver_time());
+    }
+  }
+}
+
+TEST_F(DeliveryTest, TheReceiptDoesNotMoveTheTimeOfDelivery) {
+  Given(Delivery::STATE_DELIVERED);
+  const int64_t deliver_time_us = flow::ToMicros(Row().deliver_time());
+  deliveries_.now_us += 1000000;
+  ConfirmReceiptResponse response;
+  ASSERT_TRUE(response.ParseFromString(deliveries_.Call(Receive()).payload));
+  EXPECT_EQ(response.delivery().state(), Delivery::STATE_RECEIVED);
+  EXPECT_FALSE(response.delivery().has_step());
+  EXPECT_EQ(flow::ToMicros(Row().deliver_time()), deliver_time_us);
+}
+
+TEST_F(DeliveryTest, ProgressAnswersTheShipmentAsItIs) {
+  Given(Delivery::STATE_RECEIVED);
+  RecordProgressResponse response;
+  ASSERT_TRUE(response.ParseFromString(deliveries_.Call(Progress(Delivery::STATE_IN_TRANSIT)).payload));
+  EXPECT_EQ(response.delivery().state(), Delivery::STATE_RECEIVED);
+  EXPECT_FALSE(response.delivery().has_step());
+}
+
+TEST_F(DeliveryTest, OnlyTheBuyerConfirmsTheReceipt) {
+  Given(Delivery::STATE_DELIVERED);
+  const Answer answer = deliveries_.Call(Receive("somebody"));
+  EXPECT_EQ(answer.status.code(), google::rpc::NOT_FOUND);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "DELIVERY_NOT_FOUND");
+  EXPECT_EQ(deliveries_.written_count(), 0);
+}
+
+TEST_F(DeliveryTest, WhatIsNotThereIsNotFound) {
+  for (const Answer& answer : {deliveries_.Call(Progress(Delivery::STATE_DELIVERED)), deliveries_.Call(Receive())}) {
+    EXPECT_EQ(answer.status.code(), google::rpc::NOT_FOUND);
+    EXPECT_EQ(flow::ReasonOf(answer.status), "DELIVERY_NOT_FOUND");
+  }
+}
+
+TEST_F(DeliveryTest, ACancelThatComesFirstStopsTheShipment) {  // FA-13
+  EXPECT_EQ(deliveries_.Call(Cancel()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Delivery::STATE_CANCELLED);
+  EXPECT_EQ(Row().delivery_id(), "o1/ship");
+  EXPECT_EQ(Row().order_id(), "o1");
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Start()).status), "STEP_UNDONE");
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED)).status), "DELIVERY_CANCELLED");
+  EXPECT_EQ(deliveries_.Call(Cancel()).kind, Answer::Kind::kDone);
+  EXPECT_THAT(deliveries_.TakeEvents(), IsEmpty()) << "no parcel was stopped";
+}
+
+TEST_F(DeliveryTest, AStartAfterItsCancelIsRefused) {
+  Given(Delivery::STATE_CANCELLED);
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Start()).status), "STEP_UNDONE");
+  EXPECT_EQ(Row().state(), Delivery::STATE_CANCELLED);
+}
+
+TEST_F(DeliveryTest, ReadsShowShipmentsWithoutTheSagasRecord) {
+  deliveries_.Call(Start("o1"));
+  deliveries_.Call(Start("o2"));
+  GetDeliveryRequest get;
+  get.set_delivery_id("o1/ship");
+  const auto found = deliveries_.Get(get);
+  ASSERT_NE(found, nullptr);
+  EXPECT_FALSE(static_cast<const Delivery&>(*found).has_step());
+  ListDeliveriesRequest list;
+  list.set_customer_id("cust1");
+  const auto listed = deliveries_.List(list);
+  ASSERT_EQ(listed.size(), 2u);
+  EXPECT_EQ(static_cast<const Delivery&>(*listed[0]).order_id(), "o2");
+  list.set_order_id("o1");
+  EXPECT_EQ(deliveries_.List(list).size(), 1u);
+  list.set_customer_id("cust2");
+  EXPECT_THAT(deliveries_.List(list), IsEmpty());
+}
+
+// Any order of starts, cancels, reports, receipts and repeats.
+TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
+  for (const uint64_t seed : testing::Seeds(300)) {
+    SCOPED_TRACE(testing::Replay(seed));
+    std::mt19937_64 random(seed);
+    testing::TurnHarness deliveries(DeliveryContext());
+    std::map<std::string, Delivery::State> before;
+    std::map<std::string, int> told;
+    for (int turn = 0; turn < 30; ++turn) {
+      std::vector<std::unique_ptr<google::protobuf::Message>> requests;
+      std::vector<const google::protobuf::Message*> batch;
+      for (int i = testing::Pick(random, 4); i >= 0; --i) {
+        const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
+        const std::string key = order_id + "/ship";
+        switch (testing::Pick(random, 8)) {
+          case 0: requests.push_back(std::make_unique<CancelRequest>(Cancel(order_id))); break;
+          case 1: requests.push_back(std::make_unique<ConfirmReceiptRequest>(Receive("cust1", key))); break;
+          case 2: requests.push_back(std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_DELIVERED, key))); break;
+          case 3: requests.push_back(std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_IN_TRANSIT, key))); break;
+          default: requests.push_back(std::make_unique<StartRequest>(Start(order_id)));
+        }
+        batch.push_back(requests.back().get());
+      }
+      deliveries.CallTogether(batch);
+      for (const std::string& event : deliveries.TakeEvents()) ++told[event.substr(0, event.find('@'))];
+      for (const auto& [key, row] : deliveries.Rows(kDeliveries)) {
+        const auto& delivery = static_cast<const Delivery&>(*row.body);
+        const bool stopped =
+            delivery.state() == Delivery::STATE_CANCELLED || delivery.state() == Delivery::STATE_RETURNING;
+        const bool started = delivery.has_start_time();
+        ASSERT_GE(delivery.state(), before[key]) << key;
+        before[key] = delivery.state();
+        ASSERT_EQ(stopped, delivery.step().undo() == flow::Outcome::OUTCOME_DONE) << key;
+        ASSERT_EQ(stopped, delivery.has_cancel_time()) << key;
+        ASSERT_EQ(told["DeliveryStarted " + key], started ? 1 : 0) << key;
+        ASSERT_EQ(told["DeliveryCancelled " + key] + told["DeliveryReturned " + key], started && stopped ? 1 : 0) << key;
+        ASSERT_EQ(told["DeliveryReturned " + key], delivery.state() == Delivery::STATE_RETURNING ? 1 : 0) << key;
+        ASSERT_LE(told["DeliveryProgressed " + key], 2) << key;
+        ASSERT_LE(told["DeliveryReceived " + key], 1) << key;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace gaekju::delivery
