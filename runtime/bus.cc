@@ -1203,7 +1203,8 @@ class NatsBus::Impl {
     if (s == NATS_OK && !message.msg_id.empty())
       s = natsMsgHeader_Set(raw, "Nats-Msg-Id", message.msg_id.c_str());
     for (const auto& [name, value] : message.headers) {
-      if (s == NATS_OK) s = natsMsgHeader_Set(raw, name.c_str(), value.c_str());
+      // nats.c 3.4.1 reads the line after an empty value as that value.
+      if (s == NATS_OK && !value.empty()) s = natsMsgHeader_Set(raw, name.c_str(), value.c_str());
     }
     if (s == NATS_OK) s = natsConnection_PublishMsg(link->nc, raw);
     if (s == NATS_OK) return;
