@@ -22,7 +22,8 @@ using order::v1::Order;
 
 // ---- what can supply a field
 
-// Fields that are the same whenever the saga asks: what the buyer gave, and what was fixed when the order was first seen.
+// Fields that are the same whenever the saga asks: what the buyer gave, and what was fixed when the
+// order was first seen.
 bool IsFixedInOrder(const FieldDescriptor& field) {
   switch (field.number()) {
     case Order::kTotalFieldNumber:
@@ -39,14 +40,17 @@ bool IsFixedInOrder(const FieldDescriptor& field) {
   }
 }
 
-// Whether the bytes of one field mean the same in the other. By name: the two may be of different pools.
+// Whether the bytes of one field mean the same in the other. By name: the two may be of different
+// pools.
 bool SameType(const FieldDescriptor& a, const FieldDescriptor& b) {
-  if (a.type() != b.type() || a.is_repeated() != b.is_repeated() || a.is_map() != b.is_map()) return false;
+  if (a.type() != b.type() || a.is_repeated() != b.is_repeated() || a.is_map() != b.is_map())
+    return false;
   if (a.is_map()) {
     return SameType(*a.message_type()->map_key(), *b.message_type()->map_key()) &&
            SameType(*a.message_type()->map_value(), *b.message_type()->map_value());
   }
-  if (a.message_type() != nullptr) return a.message_type()->full_name() == b.message_type()->full_name();
+  if (a.message_type() != nullptr)
+    return a.message_type()->full_name() == b.message_type()->full_name();
   if (a.enum_type() != nullptr) return a.enum_type()->full_name() == b.enum_type()->full_name();
   return true;
 }
@@ -59,7 +63,8 @@ struct Source {
 
   const FieldDescriptor* Field(const std::string& name) const {
     const FieldDescriptor* field = message->FindFieldByName(name);
-    if (field != nullptr && from == FieldCopy::From::kOrder && !IsFixedInOrder(*field)) return nullptr;
+    if (field != nullptr && from == FieldCopy::From::kOrder && !IsFixedInOrder(*field))
+      return nullptr;
     return field;
   }
 };
@@ -68,7 +73,8 @@ Source AnswerOf(const Plan& plan, int step) {
   return {FieldCopy::From::kAnswer, step, plan.steps[step].response};
 }
 
-// The steps that `step` waits for, nearest first; the steps of equal distance as `after` names them.
+// The steps that `step` waits for, nearest first; the steps of equal distance as `after` names
+// them.
 std::vector<int> Awaited(const Plan& plan, int step) {
   std::vector<int> found;
   std::vector<bool> seen(plan.steps.size(), false);
@@ -98,36 +104,54 @@ std::string FieldList(const Source& source) {
   return fields.empty() ? "nothing" : absl::StrJoin(fields, ", ");
 }
 
-// A step of the same flow that is not waited for, does not wait for `step`, and whose answer has the field; -1 for none.
-int StepThatAnswers(const Plan& plan, const std::vector<int>& awaited, const FieldDescriptor& field, int step) {
+// A step of the same flow that is not waited for, does not wait for `step`, and whose answer has
+// the field; -1 for none.
+int StepThatAnswers(const Plan& plan, const std::vector<int>& awaited, const FieldDescriptor& field,
+                    int step) {
   for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
-    if (i == step || plan.steps[i].in_cancel != plan.steps[step].in_cancel || plan.steps[i].response == nullptr) continue;
-    if (absl::c_linear_search(awaited, i) || absl::c_linear_search(Awaited(plan, i), step)) continue;
-    const FieldDescriptor* source = plan.steps[i].response->FindFieldByName(std::string(field.name()));
+    if (i == step || plan.steps[i].in_cancel != plan.steps[step].in_cancel ||
+        plan.steps[i].response == nullptr)
+      continue;
+    if (absl::c_linear_search(awaited, i) || absl::c_linear_search(Awaited(plan, i), step))
+      continue;
+    const FieldDescriptor* source =
+        plan.steps[i].response->FindFieldByName(std::string(field.name()));
     if (source != nullptr && SameType(*source, field)) return i;
   }
   return -1;
 }
 
-std::string Unsupplied(const Plan& plan, const std::vector<Source>& sources, const std::vector<int>& awaited,
-                       const FieldDescriptor& field, int step) {
+std::string Unsupplied(const Plan& plan, const std::vector<Source>& sources,
+                       const std::vector<int>& awaited, const FieldDescriptor& field, int step) {
   const std::string name(field.name());
-  std::string text = absl::StrCat("its request needs ", name, " (", FieldTypeName(field), "), and nothing supplies it. ");
+  std::string text = absl::StrCat("its request needs ", name, " (", FieldTypeName(field),
+                                  "), and nothing supplies it. ");
+  const FieldDescriptor* in_order = Order::descriptor()->FindFieldByName(name);
+  if (in_order != nullptr && !IsFixedInOrder(*in_order)) {
+    absl::StrAppend(
+        &text, "The order's ", name,
+        " changes while the order runs, and a step that is asked again must be told the same. ");
+  }
   for (const Source& source : sources) {
     const FieldDescriptor* other = source.Field(name);
     if (other == nullptr) continue;
-    absl::StrAppend(&text, source.step < 0 ? "The order has " : Quoted(plan.steps[source.step].id) + " answers ", name,
-                    " as another type: ", FieldTypeName(*other), ". ");
+    absl::StrAppend(
+        &text,
+        source.step < 0 ? "The order has " : Quoted(plan.steps[source.step].id) + " answers ", name,
+        " as another type: ", FieldTypeName(*other), ". ");
   }
   for (const Source& source : sources) {
-    absl::StrAppend(&text, source.step < 0 ? "The order has: " : Quoted(plan.steps[source.step].id) + " answers: ",
-                    FieldList(source), ". ");
+    absl::StrAppend(
+        &text,
+        source.step < 0 ? "The order has: " : Quoted(plan.steps[source.step].id) + " answers: ",
+        FieldList(source), ". ");
   }
   const int other = StepThatAnswers(plan, awaited, field, step);
   if (other >= 0) {
     absl::StrAppend(&text, "Write after: ", Quoted(plan.steps[other].id), ", which answers ", name);
   } else {
-    absl::StrAppend(&text, "Wait for a step that answers ", name, ", or write with { [type.googleapis.com/",
+    absl::StrAppend(&text, "Wait for a step that answers ", name,
+                    ", or write with { [type.googleapis.com/",
                     plan.steps[step].request->full_name(), "] { ", name, ": … } }");
   }
   return text;
@@ -168,7 +192,8 @@ struct WireField {
 };
 using WireFields = absl::InlinedVector<WireField, 32>;
 
-// The top-level fields of a serialized message, in its order; up to where it is malformed. Groups, which proto3 has not, end it.
+// The top-level fields of a serialized message, in its order; up to where it is malformed. Groups,
+// which proto3 has not, end it.
 void Scan(absl::string_view bytes, WireFields* fields) {
   uint64_t tag = 0;
   while (!bytes.empty() && ReadVarint(&bytes, &tag)) {
@@ -203,7 +228,8 @@ void AppendTag(uint32_t number, uint32_t wire_type, std::string* out) {
   AppendVarint(uint64_t{number} << 3 | wire_type, out);
 }
 
-void AppendText(const Descriptor& message, const char* field_name, absl::string_view value, std::string* out) {
+void AppendText(const Descriptor& message, const char* field_name, absl::string_view value,
+                std::string* out) {
   const FieldDescriptor* field = message.FindFieldByName(field_name);
   GK_CHECK(field != nullptr) << message.full_name() << "." << field_name;
   if (value.empty()) return;
@@ -231,7 +257,8 @@ std::string FieldTypeName(const FieldDescriptor& field) {
                         FieldTypeName(*field.message_type()->map_value()), ">");
   }
   const absl::string_view repeated = field.is_repeated() ? "repeated " : "";
-  if (field.message_type() != nullptr) return absl::StrCat(repeated, field.message_type()->full_name());
+  if (field.message_type() != nullptr)
+    return absl::StrCat(repeated, field.message_type()->full_name());
   if (field.enum_type() != nullptr) return absl::StrCat(repeated, field.enum_type()->full_name());
   return absl::StrCat(repeated, field.type_name());
 }
@@ -244,7 +271,8 @@ bool IsRequired(const FieldDescriptor& field) {
   return false;
 }
 
-std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*>& constants, Plan* plan, int step) {
+std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*>& constants,
+                                        Plan* plan, int step) {
   std::vector<std::string> mistakes;
   PlanStep& target = plan->steps[step];
   target.copies.clear();
@@ -256,8 +284,8 @@ std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*
   auto is_constant = [&](const FieldDescriptor* field) {
     // A constant for one member of a oneof settles the others.
     return absl::c_any_of(constants, [field](const FieldDescriptor* constant) {
-      return constant == field ||
-             (field->containing_oneof() != nullptr && constant->containing_oneof() == field->containing_oneof());
+      return constant == field || (field->containing_oneof() != nullptr &&
+                                   constant->containing_oneof() == field->containing_oneof());
     });
   };
   for (int i = 0; i < target.request->field_count(); ++i) {
@@ -275,7 +303,8 @@ std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*
       mistakes.push_back(Unsupplied(*plan, sources, awaited, *field, step));
     }
   }
-  // Grouped by source, so that each is scanned once; the order of the groups and of the fields in them is fixed.
+  // Grouped by source, so that each is scanned once; the order of the groups and of the fields in
+  // them is fixed.
   absl::c_stable_sort(target.copies, [](const FieldCopy& a, const FieldCopy& b) {
     if (a.step != b.step) return a.step < b.step;
     return a.target->number() < b.target->number();
@@ -284,7 +313,8 @@ std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*
 }
 
 std::string BuildRequest(const Plan& plan, const PlanStep& step, const Order& order,
-                         const std::function<const std::string&(int step)>& answer_of, absl::string_view wire_step_id) {
+                         const std::function<const std::string&(int step)>& answer_of,
+                         absl::string_view wire_step_id) {
   std::string request;
   AppendText(*step.request, "order_id", order.order_id(), &request);
   AppendText(*step.request, "step_id", wire_step_id, &request);
@@ -312,7 +342,8 @@ std::string BuildRequest(const Plan& plan, const PlanStep& step, const Order& or
   return request;
 }
 
-std::string BuildUndoRequest(const PlanStep& step, absl::string_view order_id, absl::string_view wire_step_id) {
+std::string BuildUndoRequest(const PlanStep& step, absl::string_view order_id,
+                             absl::string_view wire_step_id) {
   GK_CHECK(step.undo_request != nullptr) << step.id << " has nothing to undo";
   std::string request;
   AppendText(*step.undo_request, "order_id", order_id, &request);

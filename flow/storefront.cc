@@ -40,6 +40,9 @@ using google::protobuf::TextFormat;
 using Tree = TextFormat::ParseInfoTree;
 
 constexpr int kNestingDepth_max = 64;
+constexpr int kSteps_max = 100;  // of place and cancel together; also what one `after` may name
+constexpr int kStatuses_max = 100;
+constexpr size_t kMistakes_max = 100;  // that are told
 constexpr int64_t kDeadlineDefault_us = 2'000'000;
 constexpr int64_t kDeadline_us_min = 10'000;
 constexpr int64_t kDeadline_us_max = 60'000'000;
@@ -68,7 +71,8 @@ int EditDistance(absl::string_view a, absl::string_view b) {
 }
 
 // "; did you mean "<prefix><word>"?" for the candidate that is spelt most alike, or "".
-std::string DidYouMean(absl::string_view word, const std::vector<std::string>& candidates, absl::string_view prefix = "") {
+std::string DidYouMean(absl::string_view word, const std::vector<std::string>& candidates,
+                       absl::string_view prefix = "") {
   if (word.size() > 64) return "";
   int best = std::max<int>(2, static_cast<int>(word.size()) / 3) + 1;
   const std::string* found = nullptr;
@@ -83,11 +87,12 @@ std::string DidYouMean(absl::string_view word, const std::vector<std::string>& c
 }
 
 // As above, and then all that there is to choose from.
-std::string Choices(absl::string_view word, const std::vector<std::string>& candidates, absl::string_view has,
-                    absl::string_view prefix = "") {
+std::string Choices(absl::string_view word, const std::vector<std::string>& candidates,
+                    absl::string_view has, absl::string_view prefix = "") {
   const std::string meant = DidYouMean(word, candidates, prefix);
-  if (candidates.empty()) return absl::StrCat(meant, meant.empty() ? "; " : " ", has, " nothing");
-  return absl::StrCat(meant, meant.empty() ? "; " : " ", has, " ", absl::StrJoin(candidates, ", "));
+  return absl::StrCat(
+      meant, meant.empty() ? ". " : " ", has, " ",
+      candidates.empty() ? "nothing that would do" : absl::StrJoin(candidates, ", "));
 }
 
 template <class Predicate>
@@ -96,7 +101,8 @@ bool Matches(absl::string_view text, size_t size_max, Predicate predicate) {
 }
 
 bool IsStorefrontId(absl::string_view id) {
-  return Matches(id, 32, [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-'; });
+  return Matches(
+      id, 32, [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-'; });
 }
 
 bool IsStepId(absl::string_view id) {
@@ -110,13 +116,17 @@ bool IsCurrencyCode(absl::string_view code) {
 }
 
 bool IsUpperSnakeCase(absl::string_view code) {
-  return Matches(code, 64, [](char c) { return absl::ascii_isupper(c) || absl::ascii_isdigit(c) || c == '_'; }) &&
+  return Matches(
+             code, 64,
+             [](char c) { return absl::ascii_isupper(c) || absl::ascii_isdigit(c) || c == '_'; }) &&
          absl::ascii_isupper(code.front()) && code.back() != '_' && !absl::StrContains(code, "__");
 }
 
 // Bytes of the well-formed UTF-8 sequence at the beginning; 0 when it is not one (RFC 3629).
 size_t Utf8SequenceLength(absl::string_view text) {
-  const auto byte = [text](size_t i) { return i < text.size() ? static_cast<uint8_t>(text[i]) : 0; };
+  const auto byte = [text](size_t i) {
+    return i < text.size() ? static_cast<uint8_t>(text[i]) : 0;
+  };
   const uint8_t lead = byte(0);
   if (lead < 0x80) return 1;
   size_t length = 0;
@@ -153,7 +163,9 @@ bool IsUtf8(absl::string_view text) { return FirstNonUtf8(text) == absl::string_
 struct Position {
   int line = 0;
   int column = 0;
-  bool operator<(const Position& o) const { return std::tie(line, column) < std::tie(o.line, o.column); }
+  bool operator<(const Position& o) const {
+    return std::tie(line, column) < std::tie(o.line, o.column);
+  }
 };
 
 Position Next(Position at, char c) {
@@ -186,7 +198,8 @@ size_t LastWordBefore(absl::string_view text, absl::string_view word, size_t end
     if (at == absl::string_view::npos) break;
     const size_t after = at + word.size();
     const bool begins = at == 0 || !IsWordCharacter(text[at - 1]) || !IsWordCharacter(word.front());
-    const bool ends = after >= text.size() || !IsWordCharacter(text[after]) || !IsWordCharacter(word.back());
+    const bool ends =
+        after >= text.size() || !IsWordCharacter(text[after]) || !IsWordCharacter(word.back());
     if (begins && ends) return at;
   }
   return end;
@@ -196,24 +209,35 @@ size_t LastWordBefore(absl::string_view text, absl::string_view word, size_t end
 
 class Mistakes {
  public:
-  void Add(Position at, std::string what) { found_.push_back({at, std::move(what)}); }
+  void Add(Position at, std::string what) {
+    if (!full()) {
+      found_.push_back({at, std::move(what)});
+    } else {
+      ++untold_count_;
+    }
+  }
   bool empty() const { return found_.empty(); }
+  bool full() const { return found_.size() >= kMistakes_max; }
   absl::Status ToStatus(absl::string_view file_name) {
     absl::c_stable_sort(found_, [](const auto& a, const auto& b) { return a.first < b.first; });
     std::vector<std::string> lines;
     for (const auto& [at, what] : found_) {
       lines.push_back(absl::StrCat(file_name, ":", at.line + 1, ":", at.column + 1, ": ", what));
     }
+    if (untold_count_ > 0)
+      lines.push_back(absl::StrCat(file_name, ": and ", untold_count_, " more"));
     return absl::InvalidArgumentError(absl::StrJoin(lines, "\n"));
   }
 
  private:
+  int64_t untold_count_ = 0;
   std::vector<std::pair<Position, std::string>> found_;
 };
 
 // ---- contexts
 
-// Where methods and messages are looked up: what is linked in comes first, because it needs no dynamic messages.
+// Where methods and messages are looked up: what is linked in comes first, because it needs no
+// dynamic messages.
 class Contracts : public TextFormat::Finder {
  public:
   explicit Contracts(const DescriptorPool& pool) : pool_(pool) {}
@@ -229,7 +253,9 @@ class Contracts : public TextFormat::Finder {
   const ServiceDescriptor* FindService(const std::string& name) const {
     const ServiceDescriptor* found = DescriptorPool::generated_pool()->FindServiceByName(name);
     const ServiceDescriptor* other = pool_.FindServiceByName(name);
-    return other != nullptr && (found == nullptr || other->method_count() > found->method_count()) ? other : found;
+    return other != nullptr && (found == nullptr || other->method_count() > found->method_count())
+               ? other
+               : found;
   }
   const Descriptor* FindAnyType(const google::protobuf::Message&, const std::string& prefix,
                                 const std::string& name) const override {
@@ -240,7 +266,9 @@ class Contracts : public TextFormat::Finder {
   const DescriptorPool& pool_;
 };
 
-bool IsStep(const MethodDescriptor& method) { return method.options().HasExtension(gaekju::flow::v1::step); }
+bool IsStep(const MethodDescriptor& method) {
+  return method.options().HasExtension(gaekju::flow::v1::step);
+}
 
 std::vector<std::string> StepsOf(const ServiceDescriptor& service) {
   std::vector<std::string> steps;
@@ -264,7 +292,8 @@ std::string ServiceName(absl::string_view context) {
   return absl::StrCat("gaekju.", context, ".v1.", CamelCase(context), "Service");
 }
 
-// The last part of the service's package that is not its version: gaekju.payment.v1.PaymentService -> payment.
+// The last part of the service's package that is not its version: gaekju.payment.v1.PaymentService
+// -> payment.
 std::string ContextOf(const ServiceDescriptor& service) {
   std::vector<std::string> parts = absl::StrSplit(std::string(service.file()->package()), '.');
   const auto is_version = [](absl::string_view part) {
@@ -290,9 +319,30 @@ std::vector<std::string> LinkedContexts() {
   return contexts;
 }
 
+// Where brackets nest deeper than `depth_max`; npos for nowhere. (Protobuf 3.21 does not count
+// messages in google.protobuf.Any.)
+size_t FirstTooDeep(absl::string_view text, int depth_max) {
+  int depth = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '#') {
+      i = std::min(text.find('\n', i), text.size());
+    } else if (c == '"' || c == '\'') {
+      for (++i; i < text.size() && text[i] != c && text[i] != '\n'; ++i)
+        i += text[i] == '\\' ? 1 : 0;
+    } else if (c == '{' || c == '<' || c == '[') {
+      if (++depth > depth_max) return i;
+    } else if (c == '}' || c == '>' || c == ']') {
+      depth = std::max(depth - 1, 0);
+    }
+  }
+  return absl::string_view::npos;
+}
+
 // ---- spelling: what Protobuf's parser finds, said in the words of this format
 
-// Collects what the parser reports. (Protobuf 3.21 calls AddError and AddWarning, later versions RecordError and RecordWarning.)
+// Collects what the parser reports. (Protobuf 3.21 calls AddError and AddWarning, later versions
+// RecordError and RecordWarning.)
 class Spelling : public google::protobuf::io::ErrorCollector {
  public:
   struct Report {
@@ -300,11 +350,15 @@ class Spelling : public google::protobuf::io::ErrorCollector {
     std::string text;
   };
   void AddError(int line, int column, const std::string& text) { RecordError(line, column, text); }
-  void AddWarning(int line, int column, const std::string& text) { RecordError(line, column, text); }
+  void AddWarning(int line, int column, const std::string& text) {
+    RecordError(line, column, text);
+  }
   void RecordError(int line, int column, absl::string_view text) {
     reports_.push_back({{std::max(line, 0), std::max(column, 0)}, std::string(text)});
   }
-  void RecordWarning(int line, int column, absl::string_view text) { RecordError(line, column, text); }
+  void RecordWarning(int line, int column, absl::string_view text) {
+    RecordError(line, column, text);
+  }
   const std::vector<Report>& reports() const { return reports_; }
 
  private:
@@ -312,7 +366,8 @@ class Spelling : public google::protobuf::io::ErrorCollector {
 };
 
 // Takes what stands between `before` and `after` from the front of the text.
-bool Take(absl::string_view* text, absl::string_view before, absl::string_view after, std::string* taken) {
+bool Take(absl::string_view* text, absl::string_view before, absl::string_view after,
+          std::string* taken) {
   absl::string_view rest = *text;
   if (!absl::ConsumePrefix(&rest, before)) return false;
   const size_t end = rest.find(after);
@@ -323,25 +378,29 @@ bool Take(absl::string_view* text, absl::string_view before, absl::string_view a
 }
 
 // The type of the constants that `offset` stands in; null when it stands in none.
-const Descriptor* ConstantsAround(absl::string_view text, size_t offset, const Contracts& contracts) {
+const Descriptor* ConstantsAround(absl::string_view text, size_t offset,
+                                  const Contracts& contracts) {
   const size_t start = text.substr(0, offset).rfind(kAnyPrefix);
   if (start == absl::string_view::npos) return nullptr;
   const size_t end = text.find(']', start);
   if (end == absl::string_view::npos || end > offset) return nullptr;
   int depth = 0;
-  for (char c : text.substr(end, offset - end)) depth += c == '{' || c == '<' ? 1 : c == '}' || c == '>' ? -1 : 0;
+  for (char c : text.substr(end, offset - end))
+    depth += c == '{' || c == '<' ? 1 : c == '}' || c == '>' ? -1 : 0;
   if (depth <= 0) return nullptr;
-  return contracts.FindMessage(
-      std::string(absl::StripAsciiWhitespace(text.substr(start + sizeof(kAnyPrefix) - 1, end - start - sizeof(kAnyPrefix) + 1))));
+  return contracts.FindMessage(std::string(absl::StripAsciiWhitespace(
+      text.substr(start + sizeof(kAnyPrefix) - 1, end - start - sizeof(kAnyPrefix) + 1))));
 }
 
 // The values of the enum that a field of this name has, in `message` or in its fields.
-std::vector<std::string> EnumValues(const Descriptor& message, const std::string& field_name, int depth) {
+std::vector<std::string> EnumValues(const Descriptor& message, const std::string& field_name,
+                                    int depth) {
   std::vector<std::string> values;
   const FieldDescriptor* field = message.FindFieldByName(field_name);
   if (field != nullptr && field->enum_type() != nullptr) {
     for (int i = 0; i < field->enum_type()->value_count(); ++i) {
-      if (field->enum_type()->value(i)->number() != 0) values.emplace_back(field->enum_type()->value(i)->name());
+      if (field->enum_type()->value(i)->number() != 0)
+        values.emplace_back(field->enum_type()->value(i)->name());
     }
   }
   for (int i = 0; values.empty() && depth > 0 && i < message.field_count(); ++i) {
@@ -352,42 +411,54 @@ std::vector<std::string> EnumValues(const Descriptor& message, const std::string
   return values;
 }
 
-// What a parser's report means, and where. The parser often points behind the word it speaks of; `at` comes back on the word.
-std::string Explain(absl::string_view text, const Contracts& contracts, absl::string_view report, Position* at) {
+// What a parser's report means, and where. The parser often points behind the word it speaks of;
+// `at` comes back on the word.
+std::string Explain(absl::string_view text, const Contracts& contracts, absl::string_view report,
+                    Position* at) {
   const size_t offset = OffsetOf(text, *at);
-  const auto point_to = [&](absl::string_view word) { *at = PositionOf(text, LastWordBefore(text, word, offset)); };
+  const auto point_to = [&](absl::string_view word) {
+    *at = PositionOf(text, LastWordBefore(text, word, offset));
+  };
   std::string a, b;
   absl::string_view rest = report;
-  if (Take(&rest, "Message type \"", "\" has no field named \"", &a) && Take(&rest, "", "\".", &b)) {
+  if (Take(&rest, "Message type \"", "\" has no field named \"", &a) &&
+      Take(&rest, "", "\".", &b)) {
     point_to(b);
     std::vector<std::string> fields;
     const Descriptor* message = contracts.FindMessage(a);
-    for (int i = 0; message != nullptr && i < message->field_count(); ++i) fields.emplace_back(message->field(i)->name());
+    for (int i = 0; message != nullptr && i < message->field_count(); ++i)
+      fields.emplace_back(message->field(i)->name());
     const absl::string_view name = absl::string_view(a).substr(a.rfind('.') + 1);
-    return absl::StrCat("unknown field ", Quoted(b), Choices(b, fields, absl::StrCat(name, " has:")));
+    return absl::StrCat("unknown field ", Quoted(b),
+                        Choices(b, fields, absl::StrCat(name, " has:")));
   }
   if (Take(&rest, "Ignoring extension \"", "\" which is not defined", &a)) {
     point_to("[");
-    return absl::StrCat("unknown field [", a, "]; only `with` takes a name in brackets: with { [", kAnyPrefix, "<type>] { … } }");
+    return absl::StrCat("unknown field [", a, "]; only `with` takes a name in brackets: with { [",
+                        kAnyPrefix, "<type>] { … } }");
   }
-  if (Take(&rest, "Unknown enumeration value of \"", "\" for field \"", &a) && Take(&rest, "", "\".", &b)) {
+  if (Take(&rest, "Unknown enumeration value of \"", "\" for field \"", &a) &&
+      Take(&rest, "", "\".", &b)) {
     point_to(a);
     const Descriptor* around = ConstantsAround(text, offset, contracts);
-    const auto values = EnumValues(around != nullptr ? *around : *v1::Storefront::descriptor(), b, 3);
-    return absl::StrCat(b, ": unknown value ", Quoted(a), Choices(a, values, "it is one of:"));
+    const auto values =
+        EnumValues(around != nullptr ? *around : *v1::Storefront::descriptor(), b, 3);
+    return absl::StrCat(b, ": unknown value ", Quoted(a), Choices(a, values, "It is one of:"));
   }
   if (Take(&rest, "Non-repeated field \"", "\" is specified multiple times.", &a)) {
     point_to(a);
     return absl::StrCat(Quoted(a), " is given twice; leave one out");
   }
-  if (Take(&rest, "Field \"", "\" is specified along with field \"", &a) && Take(&rest, "", "\"", &b)) {
+  if (Take(&rest, "Field \"", "\" is specified along with field \"", &a) &&
+      Take(&rest, "", "\"", &b)) {
     point_to(a);
     return absl::StrCat(Quoted(a), " and ", Quoted(b), " are given together; leave one out");
   }
   if (Take(&rest, "Could not find type \"", "\"", &a)) {
     point_to("[");
     if (!absl::StartsWith(a, kAnyPrefix)) {
-      return absl::StrCat("unknown type ", Quoted(a), "; write [", kAnyPrefix, a.substr(a.rfind('/') + 1), "]");
+      return absl::StrCat("unknown type ", Quoted(a), "; write [", kAnyPrefix,
+                          a.substr(a.rfind('/') + 1), "]");
     }
     return absl::StrCat("unknown type ", Quoted(a.substr(sizeof(kAnyPrefix) - 1)),
                         "; write the full name of the request that the step's call takes");
@@ -395,20 +466,25 @@ std::string Explain(absl::string_view text, const Contracts& contracts, absl::st
   if (absl::StartsWith(report, "Non-repeated Any specified multiple times")) {
     return "`with` has two messages; leave one out";
   }
-  if (Take(&rest, "Expected string, got: ", "\n", &a) || absl::ConsumePrefix(&rest, "Expected string, got: ")) {
+  if (Take(&rest, "Expected string, got: ", "\n", &a) ||
+      absl::ConsumePrefix(&rest, "Expected string, got: ")) {
     return absl::StrCat("expected a text in quotes, found ", rest, "; write \"", rest, "\"");
   }
   if (Take(&rest, "Expected \"", "\", found \"", &a) && Take(&rest, "", "\".", &b)) {
     if (a == "/" && b == "]") {
-      return absl::StrCat("expected \"/\", found \"]\"; write [", kAnyPrefix, "<the type's full name>]");
+      return absl::StrCat("expected \"/\", found \"]\"; write [", kAnyPrefix,
+                          "<the type's full name>]");
     }
-    return absl::StrCat("expected \"", a, "\", found ", b.empty() ? "the end of the file" : Quoted(b));
+    return absl::StrCat("expected \"", a, "\", found ",
+                        b.empty() ? "the end of the file" : Quoted(b));
   }
   if (absl::StartsWith(report, "String literals cannot cross line boundaries")) {
     return "a text ends on the line it begins on; close it with a quote";
   }
-  if (Take(&rest, "Expected identifier, got: ", "\n", &a) || absl::ConsumePrefix(&rest, "Expected identifier, got: ")) {
-    return absl::StrCat("expected a field's name, found ", rest.empty() ? "the end of the file" : Quoted(rest));
+  if (Take(&rest, "Expected identifier, got: ", "\n", &a) ||
+      absl::ConsumePrefix(&rest, "Expected identifier, got: ")) {
+    return absl::StrCat("expected a field's name, found ",
+                        rest.empty() ? "the end of the file; is a \"}\" missing?" : Quoted(rest));
   }
   std::string plain(absl::StripSuffix(report, "."));
   if (!plain.empty()) plain[0] = absl::ascii_tolower(plain[0]);
@@ -428,7 +504,9 @@ std::string SerializeDeterministically(const google::protobuf::Message& message)
   return bytes;
 }
 
-const FieldDescriptor* StepField(int number) { return v1::Step::descriptor()->FindFieldByNumber(number); }
+const FieldDescriptor* StepField(int number) {
+  return v1::Step::descriptor()->FindFieldByNumber(number);
+}
 
 // Where the index-th value of a field stands (-1: of a single one); `otherwise` when it does not.
 Position At(const Tree* tree, const FieldDescriptor* field, int index, Position otherwise) {
@@ -449,7 +527,10 @@ int64_t Microseconds(const google::protobuf::Duration& duration) {
 class Reader {
  public:
   Reader(absl::string_view text, absl::string_view file_name, const DescriptorPool& pool)
-      : file_text_(text), text_(absl::StripPrefix(text, "\xef\xbb\xbf")), file_name_(file_name), contracts_(pool) {}
+      : file_text_(text),
+        text_(absl::StripPrefix(text, "\xef\xbb\xbf")),
+        file_name_(file_name),
+        contracts_(pool) {}
 
   absl::StatusOr<Plan> Read();
 
@@ -459,12 +540,12 @@ class Reader {
     const v1::Step* step = nullptr;
     const Tree* tree = nullptr;
     Position at;
-    std::string name;      // step "pay", undo "pay", step 3 of place
+    std::string name;  // step "pay", undo "pay", step 3 of place
     bool in_cancel = false;
     bool is_undo = false;
-    int plan_step = -1;    // the step, or the step it undoes; -1 when not known
-    std::vector<int> after;              // nodes of the same flow
-    std::vector<Position> after_at;      // where each is named
+    int plan_step = -1;              // the step, or the step it undoes; -1 when not known
+    std::vector<int> after;          // nodes of the same flow
+    std::vector<Position> after_at;  // where each is named
     bool after_is_known = true;
     bool buyer_waits = false;
     std::vector<const FieldDescriptor*> constants;
@@ -518,11 +599,14 @@ absl::StatusOr<Plan> Reader::Read() {
   if (!Parse()) return mistakes_.ToStatus(file_name);
   plan_.revision = absl::StrCat(absl::Hex(FingerprintBytes(file_text_), absl::kZeroPad16));
   ReadHead();
-  const FieldDescriptor* place = v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kPlaceFieldNumber);
-  const FieldDescriptor* cancel = v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kCancelFieldNumber);
+  const FieldDescriptor* place =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kPlaceFieldNumber);
+  const FieldDescriptor* cancel =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kCancelFieldNumber);
   if (file_.place().step().empty()) {
     mistakes_.Add(At(&tree_, place, -1, {}),
-                  "place has no step; write place { step { id: \"…\" call: \"<context>.<Method>\" via: GRPC } }");
+                  "place has no step; write place { step { id: \"…\" call: \"<context>.<Method>\" "
+                  "via: GRPC } }");
   }
   ReadFlow(file_.place(), tree_.GetTreeForNested(place, -1), /*in_cancel=*/false);
   plan_.place_count = static_cast<int>(plan_.steps.size());
@@ -540,12 +624,19 @@ absl::StatusOr<Plan> Reader::Read() {
 
 bool Reader::Parse() {
   if (text_.size() > kStorefrontBytes_max) {
-    mistakes_.Add({}, absl::StrCat("the file has ", text_.size(), " bytes; at most ", kStorefrontBytes_max));
+    mistakes_.Add(
+        {}, absl::StrCat("the file has ", text_.size(), " bytes; at most ", kStorefrontBytes_max));
     return false;
   }
   const size_t not_utf8 = FirstNonUtf8(text_);
   if (not_utf8 != absl::string_view::npos) {
     mistakes_.Add(PositionOf(text_, not_utf8), "this is not UTF-8; save the file as UTF-8");
+    return false;
+  }
+  const size_t too_deep = FirstTooDeep(text_, kNestingDepth_max);
+  if (too_deep != absl::string_view::npos) {
+    mistakes_.Add(PositionOf(text_, too_deep),
+                  absl::StrCat("this is nested too deep; at most ", kNestingDepth_max, " levels"));
     return false;
   }
   Spelling spelling;
@@ -559,46 +650,64 @@ bool Reader::Parse() {
   const bool parsed = parser.Parse(&stream, &file_);
   for (const Spelling::Report& report : spelling.reports()) {
     Position at = report.at;
-    const std::string what = Explain(text_, contracts_, report.text, &at);
+    const std::string what = mistakes_.full() ? "" : Explain(text_, contracts_, report.text, &at);
     mistakes_.Add(at, what);
   }
   if (!parsed && mistakes_.empty()) mistakes_.Add({}, "this is not textproto");
+  const int step_count = file_.place().step_size() + file_.cancel().step_size();
+  if (step_count > kSteps_max) {
+    mistakes_.Add(
+        {}, absl::StrCat("place and cancel have ", step_count, " steps; at most ", kSteps_max));
+  }
+  if (file_.status_size() > kStatuses_max) {
+    mistakes_.Add({}, absl::StrCat("there are ", file_.status_size(), " status words; at most ",
+                                   kStatuses_max));
+  }
   return mistakes_.empty();
 }
 
 void Reader::ReadHead() {
   const Descriptor* storefront = v1::Storefront::descriptor();
-  const auto at = [&](int number) { return At(&tree_, storefront->FindFieldByNumber(number), -1, {}); };
+  const auto at = [&](int number) {
+    return At(&tree_, storefront->FindFieldByNumber(number), -1, {});
+  };
   absl::string_view stem = file_name_.substr(file_name_.rfind('/') + 1);
   stem = stem.substr(0, stem.rfind('.'));
   plan_.storefront = file_.id();
   if (file_.id().empty()) {
-    mistakes_.Add(at(v1::Storefront::kIdFieldNumber),
-                  absl::StrCat("id is missing; write id: ", Quoted(IsStorefrontId(stem) ? stem : "my-shop")));
+    mistakes_.Add(
+        at(v1::Storefront::kIdFieldNumber),
+        absl::StrCat("id is missing; write id: ", Quoted(IsStorefrontId(stem) ? stem : "my-shop")));
   } else if (!IsStorefrontId(file_.id())) {
     mistakes_.Add(at(v1::Storefront::kIdFieldNumber),
-                  absl::StrCat("id ", Quoted(file_.id()), ": write 1 to 32 lower-case letters, digits and dashes"));
+                  absl::StrCat("id ", Quoted(file_.id()),
+                               " will not do; write 1 to 32 lower-case letters, digits and dashes",
+                               IsStorefrontId(stem) ? absl::StrCat(": id: ", Quoted(stem)) : ""));
   } else if (!file_name_.empty() && file_.id() != stem) {
     mistakes_.Add(at(v1::Storefront::kIdFieldNumber),
-                  absl::StrCat("id ", Quoted(file_.id()), " is not the file's name; write id: ", Quoted(stem),
-                               ", or rename the file to ", file_.id(), ".textproto"));
+                  absl::StrCat("id ", Quoted(file_.id()), " is not the file's name; write id: ",
+                               Quoted(stem), ", or rename the file to ", file_.id(), ".textproto"));
   }
   plan_.currency_code = file_.currency_code();
   if (file_.currency_code().empty()) {
-    mistakes_.Add(at(v1::Storefront::kCurrencyCodeFieldNumber),
-                  "currency_code is missing; write currency_code: \"KRW\", or another ISO 4217 code");
+    mistakes_.Add(
+        at(v1::Storefront::kCurrencyCodeFieldNumber),
+        "currency_code is missing; write currency_code: \"KRW\", or another ISO 4217 code");
   } else if (!IsCurrencyCode(file_.currency_code())) {
-    mistakes_.Add(at(v1::Storefront::kCurrencyCodeFieldNumber),
-                  absl::StrCat("currency_code ", Quoted(file_.currency_code()),
-                               ": write the three capital letters of an ISO 4217 code, e.g. \"KRW\""));
+    mistakes_.Add(
+        at(v1::Storefront::kCurrencyCodeFieldNumber),
+        absl::StrCat("currency_code ", Quoted(file_.currency_code()),
+                     ": write the three capital letters of an ISO 4217 code, e.g. \"KRW\""));
   }
   if (!IsUtf8(file_.display_name().ko()) || !IsUtf8(file_.display_name().en())) {
-    mistakes_.Add(at(v1::Storefront::kDisplayNameFieldNumber), "display_name is not UTF-8; write the letters themselves");
+    mistakes_.Add(at(v1::Storefront::kDisplayNameFieldNumber),
+                  "display_name is not UTF-8; write the letters themselves");
   }
 }
 
 void Reader::ReadFlow(const v1::Flow& flow, const Tree* tree, bool in_cancel) {
-  const FieldDescriptor* step_field = v1::Flow::descriptor()->FindFieldByNumber(v1::Flow::kStepFieldNumber);
+  const FieldDescriptor* step_field =
+      v1::Flow::descriptor()->FindFieldByNumber(v1::Flow::kStepFieldNumber);
   for (int i = 0; i < flow.step_size(); ++i) {
     Node node;
     node.step = &flow.step(i);
@@ -607,9 +716,10 @@ void Reader::ReadFlow(const v1::Flow& flow, const Tree* tree, bool in_cancel) {
     node.at = At(tree, step_field, i, At(tree, step_field, 0, {}));
     const v1::Step& step = *node.step;
     node.is_undo = in_cancel && !step.undo().empty() && step.call().empty();
-    node.name = node.is_undo         ? absl::StrCat("undo ", Quoted(step.undo()))
-                : !step.id().empty() ? absl::StrCat("step ", Quoted(step.id()))
-                                     : absl::StrCat("step ", i + 1, " of ", in_cancel ? "cancel" : "place");
+    node.name = node.is_undo ? absl::StrCat("undo ", Quoted(step.undo()))
+                : !step.id().empty()
+                    ? absl::StrCat("step ", Quoted(step.id()))
+                    : absl::StrCat("step ", i + 1, " of ", in_cancel ? "cancel" : "place");
     if (node.is_undo) {
       ReadUndo(&node);
     } else {
@@ -625,16 +735,19 @@ void Reader::ReadStep(Node* node) {
   step.id = file.id();
   step.in_cancel = node->in_cancel;
   step.deadline_us = kDeadlineDefault_us;
-  ReadStepId(node);
   if (!file.undo().empty()) {
     Bad(*node, node->Field(v1::Step::kUndoFieldNumber),
         node->in_cancel ? "has both call and undo; a step of cancel has one of them"
-                        : "undo stands in cancel only; here, write the step with call:");
+                        : "undo stands in cancel only; write here what is to be done: call: "
+                          "\"<context>.<Method>\"");
   }
-  ReadCall(node, &step);
-  ReadVia(*node, v1::VIA_UNSPECIFIED, &step.via);
-  ReadDurations(*node, &step);
-  ReadConstants(node, &step);
+  if (file.undo().empty() || !file.call().empty()) {  // else the above says it all
+    ReadStepId(node);
+    ReadCall(node, &step);
+    ReadVia(*node, v1::VIA_UNSPECIFIED, &step.via);
+    ReadDurations(*node, &step);
+    ReadConstants(node, &step);
+  }
   node->plan_step = static_cast<int>(plan_.steps.size());
   plan_.steps.push_back(std::move(step));
 }
@@ -642,7 +755,8 @@ void Reader::ReadStep(Node* node) {
 void Reader::ReadStepId(Node* node) {
   const std::string& id = node->step->id();
   if (id.empty()) {
-    Bad(*node, node->Field(v1::Step::kIdFieldNumber), "id is missing; write id: \"…\", a name of your own for this step");
+    Bad(*node, node->Field(v1::Step::kIdFieldNumber),
+        "id is missing; write id: \"…\", a name of your own for this step");
   } else if (!IsStepId(id)) {
     Bad(*node, node->Field(v1::Step::kIdFieldNumber),
         "this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores");
@@ -650,7 +764,8 @@ void Reader::ReadStepId(Node* node) {
     for (const Node& other : nodes_) {
       if (other.is_undo || other.step->id() != id) continue;
       Bad(*node, node->Field(v1::Step::kIdFieldNumber),
-          absl::StrCat("there is another step of this id in line ", other.at.line + 1, "; write another id"));
+          absl::StrCat("there is another step of this id in line ", other.at.line + 1,
+                       "; write another id"));
       break;
     }
   }
@@ -664,21 +779,26 @@ void Reader::ReadUndo(Node* node) {
   }
   const Position at = node->Field(v1::Step::kUndoFieldNumber);
   if (undo.step < 0) {
-    Bad(*node, at, absl::StrCat("there is no such step in place", Choices(file.undo(), StepIds(false), "place has:")));
+    Bad(*node, at,
+        absl::StrCat("there is no such step in place",
+                     Choices(file.undo(), StepIds(false), "place has:")));
   } else {
     const PlanStep& step = plan_.steps[undo.step];
-    const bool twice = absl::c_any_of(plan_.cancel_undos, [&](const PlanUndo& other) { return other.step == undo.step; });
+    const bool twice = absl::c_any_of(
+        plan_.cancel_undos, [&](const PlanUndo& other) { return other.step == undo.step; });
     if (twice) {
       Bad(*node, at, "is undone twice; leave one out");
     } else if (step.request != nullptr && step.undo_method.empty()) {
-      Bad(*node, at, absl::StrCat("its call ", step.method.substr(step.method.rfind('.') + 1),
-                                  " has nothing to undo; leave this out"));
+      Bad(*node, at,
+          absl::StrCat("its call ", step.method.substr(step.method.rfind('.') + 1),
+                       " has nothing to undo; leave this out"));
     }
     node->plan_step = undo.step;
   }
   const std::pair<int, absl::string_view> kUnwanted[] = {
       {v1::Step::kIdFieldNumber, "an undo goes by its step's id; leave id out"},
-      {v1::Step::kExpiresAfterFieldNumber, "an undo is asked until it is done; leave expires_after out"},
+      {v1::Step::kExpiresAfterFieldNumber,
+       "an undo is asked until it is done; leave expires_after out"},
       {v1::Step::kDeadlineFieldNumber, "an undo has its step's deadline; leave deadline out"},
       {v1::Step::kWithFieldNumber, "an undo is told only its order and step; leave with out"},
   };
@@ -696,7 +816,9 @@ void Reader::ReadVia(const Node& node, v1::Via otherwise, v1::Via* via) {
   *via = given == v1::VIA_UNSPECIFIED ? otherwise : given;
   if (*via == v1::GRPC || *via == v1::JETSTREAM) return;
   Bad(node, node.Field(v1::Step::kViaFieldNumber),
-      absl::StrCat(given == v1::VIA_UNSPECIFIED ? "via is missing" : absl::StrCat("via: ", static_cast<int>(given), " is unknown"),
+      absl::StrCat(given == v1::VIA_UNSPECIFIED
+                       ? "via is missing"
+                       : absl::StrCat("via: ", static_cast<int>(given), " is unknown"),
                    "; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits)"));
 }
 
@@ -708,7 +830,8 @@ void Reader::ReadDurations(const Node& node, PlanStep* step) {
     if (step->expires_after_us <= 0) {
       Bad(node, at, "expires_after has to be above 0; write e.g. expires_after { seconds: 1800 }");
     } else if (step->expires_after_us > kExpiry_us_max) {
-      Bad(node, at, "expires_after is above 366 days; write less, or leave it out to wait for ever");
+      Bad(node, at,
+          "expires_after is above 366 days; write less, or leave it out to wait for ever");
     }
   }
   if (file.has_deadline()) {
@@ -730,12 +853,16 @@ const MethodDescriptor* Reader::FindCall(const Node& node) {
   const size_t dot = call.rfind('.');
   if (call.empty()) {
     Bad(node, at,
-        node.in_cancel ? "has neither call nor undo; write call: \"<context>.<Method>\" or undo: \"<step of place>\""
-                       : "call is missing; write call: \"<context>.<Method>\", e.g. \"payment.Capture\"");
+        node.in_cancel
+            ? "has neither call nor undo; write call: \"<context>.<Method>\" or undo: \"<step of "
+              "place>\""
+            : "call is missing; write call: \"<context>.<Method>\", e.g. \"payment.Capture\"");
     return nullptr;
   }
   if (dot == std::string::npos || dot == 0 || dot + 1 == call.size()) {
-    Bad(node, at, absl::StrCat("call ", Quoted(call), " is not \"<context>.<Method>\", e.g. \"payment.Capture\""));
+    Bad(node, at,
+        absl::StrCat("call ", Quoted(call),
+                     " is not \"<context>.<Method>\", e.g. \"payment.Capture\""));
     return nullptr;
   }
   const std::string before = call.substr(0, dot);
@@ -748,22 +875,26 @@ const MethodDescriptor* Reader::FindCall(const Node& node) {
     const std::vector<std::string> contexts = LinkedContexts();
     Bad(node, at,
         is_short ? absl::StrCat("unknown context ", Quoted(before), " in call ", Quoted(call),
-                                Choices(before, contexts, "there are:"))
+                                Choices(before, contexts, "There are:"))
                  : absl::StrCat("unknown service ", Quoted(before), " in call ", Quoted(call),
                                 "; is its contract in the descriptor set?"));
     return nullptr;
   }
   const std::string prefix = absl::StrCat(before, ".");
   if (method == nullptr) {
-    Bad(node, at, absl::StrCat("unknown call ", Quoted(call), Choices(name, StepsOf(*service), "It has:", prefix)));
+    Bad(node, at,
+        absl::StrCat("unknown call ", Quoted(call),
+                     Choices(name, StepsOf(*service), "It has:", prefix)));
     return nullptr;
   }
   if (!IsStep(*method)) {
     std::string why = absl::StrCat("call ", Quoted(call), " is not a step");
     for (int i = 0; i < service->method_count(); ++i) {
       const MethodDescriptor& other = *service->method(i);
-      if (!IsStep(other) || other.options().GetExtension(gaekju::flow::v1::step).undo() != name) continue;
-      absl::StrAppend(&why, " but takes ", prefix, other.name(), " back: write it in cancel as undo: \"<step>\"");
+      if (!IsStep(other) || other.options().GetExtension(gaekju::flow::v1::step).undo() != name)
+        continue;
+      absl::StrAppend(&why, " but takes ", prefix, other.name(),
+                      " back: write it in cancel as undo: \"<step>\"");
     }
     Bad(node, at, absl::StrCat(why, Choices(name, StepsOf(*service), "It has:", prefix)));
     return nullptr;
@@ -779,19 +910,24 @@ bool Reader::CheckRequest(const Node& node, const MethodDescriptor& method, bool
   bool good = true;
   for (const char* name : {"order_id", "step_id"}) {
     const FieldDescriptor* field = request.FindFieldByName(name);
-    if (field != nullptr && field->type() == FieldDescriptor::TYPE_STRING && !field->is_repeated()) continue;
+    if (field != nullptr && field->type() == FieldDescriptor::TYPE_STRING && !field->is_repeated())
+      continue;
     Bad(node, at, absl::StrCat(contract, " has no `string ", name, "`; add it"));
     good = false;
   }
   for (int i = 0; is_undo && i < request.field_count(); ++i) {
     const FieldDescriptor& field = *request.field(i);
     if (field.name() == "order_id" || field.name() == "step_id" || !IsRequired(field)) continue;
-    Bad(node, at, absl::StrCat(contract, " requires ", field.name(), ", but an undo is told only order_id and step_id; ",
-                               "keep what it needs when the step is done"));
+    Bad(node, at,
+        absl::StrCat(contract, " requires ", field.name(),
+                     ", but an undo is told only order_id and step_id; ",
+                     "keep what it needs when the step is done"));
     good = false;
   }
   if (method.client_streaming() || method.server_streaming()) {
-    Bad(node, at, absl::StrCat("its contract is wrong: ", method.full_name(), " streams; a step is a unary RPC"));
+    Bad(node, at,
+        absl::StrCat("its contract is wrong: ", method.full_name(),
+                     " streams; a step is a unary RPC"));
     good = false;
   }
   return good;
@@ -804,15 +940,18 @@ void Reader::ReadCall(Node* node, PlanStep* step) {
   const gaekju::flow::v1::Step& option = method->options().GetExtension(gaekju::flow::v1::step);
   bool good = CheckRequest(*node, *method, /*is_undo=*/false);
   if (option.undo().empty() != option.nothing_to_undo()) {
-    Bad(*node, at, absl::StrCat("its contract is wrong: the step option of ", method->full_name(),
-                                " has to have one of undo and nothing_to_undo"));
+    Bad(*node, at,
+        absl::StrCat("its contract is wrong: the step option of ", method->full_name(),
+                     " has to have one of undo and nothing_to_undo"));
     return;
   }
   if (!option.undo().empty()) {
     const MethodDescriptor* undo = method->service()->FindMethodByName(option.undo());
     if (undo == nullptr) {
-      Bad(*node, at, absl::StrCat("its contract is wrong: ", method->full_name(), " is undone by ", Quoted(option.undo()),
-                                  ", which ", method->service()->name(), " does not have"));
+      Bad(*node, at,
+          absl::StrCat("its contract is wrong: ", method->full_name(), " is undone by ",
+                       Quoted(option.undo()), ", which ", method->service()->name(),
+                       " does not have"));
       return;
     }
     good = CheckRequest(*node, *undo, /*is_undo=*/true) && good;
@@ -832,24 +971,33 @@ void Reader::ReadConstants(Node* node, PlanStep* step) {
   const v1::Step& file = *node->step;
   if (!file.has_with() || step->request == nullptr) return;
   const Position at = node->Field(v1::Step::kWithFieldNumber);
-  const Tree* tree = node->tree == nullptr ? nullptr : node->tree->GetTreeForNested(StepField(v1::Step::kWithFieldNumber), -1);
-  const std::string right = absl::StrCat("with { [", kAnyPrefix, step->request->full_name(), "] { … } }");
+  const Tree* tree = node->tree == nullptr
+                         ? nullptr
+                         : node->tree->GetTreeForNested(StepField(v1::Step::kWithFieldNumber), -1);
+  const std::string right =
+      absl::StrCat("with { [", kAnyPrefix, step->request->full_name(), "] { … } }");
   if (file.with().type_url() != absl::StrCat(kAnyPrefix, step->request->full_name())) {
     Bad(*node, at,
-        absl::StrCat("with ", file.with().type_url().empty() ? "is empty" : "has the type " + Quoted(file.with().type_url()),
+        absl::StrCat("with ",
+                     file.with().type_url().empty()
+                         ? "is empty"
+                         : "has the type " + Quoted(file.with().type_url()),
                      "; write ", right, file.with().type_url().empty() ? ", or leave it out" : ""));
     return;
   }
   google::protobuf::DynamicMessageFactory factory;
   std::unique_ptr<google::protobuf::Message> constants(factory.GetPrototype(step->request)->New());
   if (!constants->ParsePartialFromString(file.with().value())) {
-    Bad(*node, at, absl::StrCat("with cannot be read as ", step->request->full_name(), " (is a text not UTF-8?); write ", right));
+    Bad(*node, at,
+        absl::StrCat("with cannot be read as ", step->request->full_name(),
+                     " (is a text not UTF-8?); write ", right));
     return;
   }
   for (int i = 0; i < step->request->field_count(); ++i) {
     const FieldDescriptor* field = step->request->field(i);
     const auto* reflection = constants->GetReflection();
-    const bool has_value = field->is_repeated() ? reflection->FieldSize(*constants, field) > 0 : reflection->HasField(*constants, field);
+    const bool has_value = field->is_repeated() ? reflection->FieldSize(*constants, field) > 0
+                                                : reflection->HasField(*constants, field);
     const Position field_at = At(tree, field, field->is_repeated() ? 0 : -1, at);
     const bool is_written = At(tree, field, field->is_repeated() ? 0 : -1, {-1, -1}).line >= 0;
     if (!has_value && !is_written) continue;
@@ -857,8 +1005,10 @@ void Reader::ReadConstants(Node* node, PlanStep* step) {
     if (field->name() == "order_id" || field->name() == "step_id") {
       Bad(*node, field_at, absl::StrCat(field->name(), " is given by the saga; leave it out"));
     } else if (!has_value && IsRequired(*field)) {
-      Bad(*node, field_at, absl::StrCat(field->name(), " is required and cannot be empty; write a value, or leave it out ",
-                                        "to have it filled from the order"));
+      Bad(*node, field_at,
+          absl::StrCat(field->name(),
+                       " is required and cannot be empty; write a value, or leave it out ",
+                       "to have it filled from the order"));
     }
   }
   step->constants = SerializeDeterministically(*constants);
@@ -893,8 +1043,15 @@ void Reader::ReadAfter(bool in_cancel) {
     if (node.in_cancel != in_cancel) continue;
     const v1::Step& file = *node.step;
     const Position first = At(node.tree, field, 0, node.at);
+    if (file.after_size() > kSteps_max) {
+      Bad(node, first,
+          absl::StrCat("after names ", file.after_size(), " steps; at most ", kSteps_max));
+      node.after_is_known = false;
+      continue;
+    }
     // Of `after: ["a", "b"]` the parser tells only where it begins.
-    const bool is_list = file.after_size() > 1 && At(node.tree, field, file.after_size() - 1, {-1, -1}).line < 0;
+    const bool is_list =
+        file.after_size() > 1 && At(node.tree, field, file.after_size() - 1, {-1, -1}).line < 0;
     size_t list_offset = is_list ? OffsetOf(text_, first) : 0;
     for (int i = 0; i < file.after_size(); ++i) {
       const std::string& id = file.after(i);
@@ -911,11 +1068,18 @@ void Reader::ReadAfter(bool in_cancel) {
         node.after_is_known = false;
         const int elsewhere = FindNode(id, !in_cancel);
         const std::string has = in_cancel ? "cancel has:" : "place has:";
-        std::string what = absl::StrCat("after: unknown step ", Quoted(id), Choices(id, choices, has));
+        std::vector<std::string> others = choices;
+        others.erase(
+            std::remove(others.begin(), others.end(), node.is_undo ? file.undo() : file.id()),
+            others.end());
+        std::string what =
+            absl::StrCat("after: unknown step ", Quoted(id), Choices(id, others, has));
         if (!id.empty() && elsewhere >= 0 && in_cancel) {
-          what = absl::StrCat("after: cancel does not undo ", Quoted(id), "; add step { undo: ", Quoted(id), " }, or leave it out");
+          what = absl::StrCat("after: cancel does not undo ", Quoted(id),
+                              "; add step { undo: ", Quoted(id), " }, or leave it out");
         } else if (!id.empty() && elsewhere >= 0 && !nodes_[elsewhere].is_undo) {
-          what = absl::StrCat("after: ", Quoted(id), " is a step of cancel; a step of place waits for steps of place");
+          what = absl::StrCat("after: ", Quoted(id),
+                              " is a step of cancel; a step of place waits for steps of place");
         }
         Bad(node, at, what);
       } else if (absl::c_linear_search(node.after, other)) {
@@ -929,14 +1093,16 @@ void Reader::ReadAfter(bool in_cancel) {
 }
 
 void Reader::FindCycles(bool in_cancel) {
-  // What is left when all that waits for nothing is taken away, again and again, waits in a circle or for one.
+  // What is left when all that waits for nothing is taken away, again and again, waits in a circle
+  // or for one.
   std::vector<bool> left(nodes_.size());
   for (size_t i = 0; i < nodes_.size(); ++i) left[i] = nodes_[i].in_cancel == in_cancel;
   while (true) {
     for (bool changed = true; changed;) {
       changed = false;
       for (size_t i = 0; i < nodes_.size(); ++i) {
-        if (!left[i] || absl::c_any_of(nodes_[i].after, [&](int other) { return left[other]; })) continue;
+        if (!left[i] || absl::c_any_of(nodes_[i].after, [&](int other) { return left[other]; }))
+          continue;
         left[i] = false;
         changed = true;
       }
@@ -958,7 +1124,8 @@ void Reader::FindCycles(bool in_cancel) {
     const Node& node = nodes_[path.front()];
     const int next = path.size() > 1 ? path[1] : path[0];
     Bad(node, node.after_at[absl::c_find(node.after, next) - node.after.begin()],
-        absl::StrCat("waits for itself: ", absl::StrJoin(names, " after "), "; leave one `after` out"));
+        absl::StrCat("waits for itself: ", absl::StrJoin(names, " after "),
+                     "; leave one `after` out"));
     for (int i : path) left[i] = false;
   }
 }
@@ -969,12 +1136,15 @@ void Reader::FindWaiting() {
   for (size_t count = 0; count < nodes_.size();) {
     for (size_t i = 0; i < nodes_.size(); ++i) {
       Node& node = nodes_[i];
-      if (known[i] || !absl::c_all_of(node.after, [&](int other) { return known[other]; })) continue;
+      if (known[i] || !absl::c_all_of(node.after, [&](int other) { return known[other]; }))
+        continue;
       known[i] = true;
       ++count;
       v1::Via via = node.step->via();
       if (via == v1::VIA_UNSPECIFIED && node.is_undo) via = v1::JETSTREAM;
-      node.buyer_waits = via == v1::GRPC && absl::c_all_of(node.after, [&](int other) { return nodes_[other].buyer_waits; });
+      node.buyer_waits = via == v1::GRPC && absl::c_all_of(node.after, [&](int other) {
+                           return nodes_[other].buyer_waits;
+                         });
     }
   }
   size_t undo = 0;
@@ -998,18 +1168,23 @@ void Reader::ReadOnUnavailable(const Node& node) {
   }
   if (given == v1::ON_UNAVAILABLE_UNSPECIFIED) return;
   if (given != v1::FAIL && given != v1::DEFER) {
-    Bad(node, at, absl::StrCat("on_unavailable: ", static_cast<int>(given), " is unknown; write FAIL or DEFER"));
+    Bad(node, at,
+        absl::StrCat("on_unavailable: ", static_cast<int>(given),
+                     " is unknown; write FAIL or DEFER"));
   } else if (node.is_undo && given == v1::FAIL) {
-    Bad(node, at, "on_unavailable: FAIL is not for an undo, which is asked until it is done; leave it out");
+    Bad(node, at,
+        "on_unavailable: FAIL is not for an undo, which is asked until it is done; leave it out");
   } else if (!is_grpc) {
-    Bad(node, at, "on_unavailable is for via: GRPC, a command waits until its context is back; leave it out");
+    Bad(node, at,
+        "on_unavailable is for via: GRPC, a command waits until its context is back; leave it out");
   } else if (given == v1::FAIL && !node.buyer_waits && node.after_is_known) {
     std::vector<std::string> names;
     for (int other : node.after) {
       if (!nodes_[other].buyer_waits) names.push_back(nodes_[other].name);
     }
-    Bad(node, at, absl::StrCat("on_unavailable: FAIL tells the buyer, who does not wait here (nor for ",
-                               absl::StrJoin(names, ", "), "); write DEFER, or leave it out"));
+    Bad(node, at,
+        absl::StrCat("on_unavailable: FAIL is told to the buyer, who does not wait here, nor for ",
+                     absl::StrJoin(names, ", "), "; write DEFER, or leave it out"));
   }
 }
 
@@ -1060,16 +1235,22 @@ void Reader::CompileRequests() {
 // ---- the shop's words
 
 void Reader::ReadStatuses() {
-  const FieldDescriptor* field = v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kStatusFieldNumber);
-  for (int i = 0; i < file_.status_size(); ++i) ReadStatus(file_.status(i), tree_.GetTreeForNested(field, i), i);
+  const FieldDescriptor* field =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kStatusFieldNumber);
+  for (int i = 0; i < file_.status_size(); ++i)
+    ReadStatus(file_.status(i), tree_.GetTreeForNested(field, i), i);
 }
 
 void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index) {
-  const FieldDescriptor* status_field = v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kStatusFieldNumber);
+  const FieldDescriptor* status_field =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kStatusFieldNumber);
   const Position start = At(&tree_, status_field, index, At(&tree_, status_field, 0, {}));
-  const auto at = [&](int number) { return At(tree, v1::StatusWord::descriptor()->FindFieldByNumber(number), -1, start); };
+  const auto at = [&](int number) {
+    return At(tree, v1::StatusWord::descriptor()->FindFieldByNumber(number), -1, start);
+  };
   const auto bad = [&](int number, absl::string_view what) {
-    const std::string name = word.code().empty() ? absl::StrCat("status ", index + 1) : absl::StrCat("status ", Quoted(word.code()));
+    const std::string name = word.code().empty() ? absl::StrCat("status ", index + 1)
+                                                 : absl::StrCat("status ", Quoted(word.code()));
     mistakes_.Add(number == 0 ? start : at(number), absl::StrCat(name, ": ", what));
   };
   PlanStatus status;
@@ -1077,7 +1258,8 @@ void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index)
     case v1::StatusWord::kStage:
       status.stage = word.stage();
       if (!v1::Stage_IsValid(word.stage()) || word.stage() == v1::STAGE_UNSPECIFIED) {
-        bad(v1::StatusWord::kStageFieldNumber, "this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED");
+        bad(v1::StatusWord::kStageFieldNumber,
+            "this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED");
       }
       plan_.rejected_is_readable |= word.stage() == v1::REJECTED;
       break;
@@ -1087,18 +1269,22 @@ void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index)
       absl::c_copy(StepIds(true), std::back_inserter(ids));
       if (status.done < 0 || word.done().empty()) {
         bad(v1::StatusWord::kDoneFieldNumber,
-            absl::StrCat("done: unknown step ", Quoted(word.done()), Choices(word.done(), ids, "there are:")));
+            absl::StrCat("done: unknown step ", Quoted(word.done()),
+                         Choices(word.done(), ids, "There are:")));
       }
       break;
     }
     case v1::StatusWord::kUndone: {
       status.undone = plan_.StepIndex(word.undone());
       if (status.undone < 0 || status.undone >= plan_.place_count || word.undone().empty()) {
-        bad(v1::StatusWord::kUndoneFieldNumber, absl::StrCat("undone: unknown step of place ", Quoted(word.undone()),
-                                                             Choices(word.undone(), StepIds(false), "place has:")));
-      } else if (plan_.steps[status.undone].request != nullptr && plan_.steps[status.undone].undo_method.empty()) {
         bad(v1::StatusWord::kUndoneFieldNumber,
-            absl::StrCat("undone: ", Quoted(word.undone()), " has nothing to undo, so this never holds; leave it out"));
+            absl::StrCat("undone: unknown step of place ", Quoted(word.undone()),
+                         Choices(word.undone(), StepIds(false), "place has:")));
+      } else if (plan_.steps[status.undone].request != nullptr &&
+                 plan_.steps[status.undone].undo_method.empty()) {
+        bad(v1::StatusWord::kUndoneFieldNumber,
+            absl::StrCat("undone: ", Quoted(word.undone()),
+                         " has nothing to undo, so this never holds; leave it out"));
       }
       break;
     }
@@ -1108,15 +1294,18 @@ void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index)
   }
   status.code = word.code();
   if (word.code().empty()) {
-    bad(v1::StatusWord::kCodeFieldNumber, "code is missing; write code: \"ORDER_PLACED\", or what it is");
+    bad(v1::StatusWord::kCodeFieldNumber,
+        "code is missing; write code: \"ORDER_PLACED\", or what it is");
   } else if (!IsUpperSnakeCase(word.code())) {
-    bad(v1::StatusWord::kCodeFieldNumber, "this code is not UPPER_SNAKE_CASE; write e.g. code: \"ORDER_PLACED\"");
+    bad(v1::StatusWord::kCodeFieldNumber,
+        "this code is not UPPER_SNAKE_CASE; write e.g. code: \"ORDER_PLACED\"");
   }
   status.ko = word.text().ko();
   status.en = word.text().en();
   if (status.ko.empty() || status.en.empty()) {
     bad(v1::StatusWord::kTextFieldNumber,
-        absl::StrCat("text has no ", status.ko.empty() ? "ko" : "en", "; write text { ko: \"…\" en: \"…\" }"));
+        absl::StrCat("text has no ", status.ko.empty() ? "ko" : "en",
+                     "; write text { ko: \"…\" en: \"…\" }"));
   }
   if (!IsUtf8(status.ko) || !IsUtf8(status.en)) {
     bad(v1::StatusWord::kTextFieldNumber, "text is not UTF-8; write the letters themselves");
@@ -1126,7 +1315,8 @@ void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index)
 
 }  // namespace
 
-absl::StatusOr<Plan> ParseStorefront(absl::string_view text, absl::string_view file_name, const DescriptorPool& pool) {
+absl::StatusOr<Plan> ParseStorefront(absl::string_view text, absl::string_view file_name,
+                                     const DescriptorPool& pool) {
   return Reader(text, file_name, pool).Read();
 }
 

@@ -1,8 +1,10 @@
-// storefront.h: reads a storefront file (storefronts/*.textproto) into a plan, or says what is wrong with it and where.
+// storefront.h: reads a storefront file (storefronts/*.textproto) into a plan, or says what is
+// wrong with it and where.
 //
 //   absl::StatusOr<Plan> plan = ParseStorefront(text, "storefronts/fashion.textproto");
 //   if (!plan.ok()) std::cerr << plan.status().message();
-//   // storefronts/fashion.textproto:12:23: step "pay": unknown call "payment.Captur"; did you mean "payment.Capture"? It has: Capture
+//   // storefronts/fashion.textproto:12:23: step "pay": unknown call "payment.Captur"; did you mean
+//   "payment.Capture"? It has: Capture
 //
 // What a storefront may say is told in storefronts/README.md.
 // Pure: the caller reads the file. Thread-safe.
@@ -17,12 +19,14 @@
 namespace gaekju::flow {
 
 // A storefront's text may have this many bytes.
-inline constexpr size_t kStorefrontBytes_max = 1 << 20;
+inline constexpr size_t kStorefrontBytes_max = 256 * 1024;
 
-// Reads a storefront. `file_name` may have folders; its stem must be the storefront's id. Empty: not checked (a stored revision).
-// Contexts are looked up among those linked in, then in `pool`, which holds further contexts and outlives the plan.
-// Errors: INVALID_ARGUMENT, one mistake a line, "<file_name>:<line>:<column>: <what, and what to write instead>", in the text's
-// order. Mistakes of spelling (unknown fields, broken syntax) hide all others until they are put right.
+// Reads a storefront. `file_name` may have folders; its stem must be the storefront's id. Empty:
+// not checked (a stored revision). Contexts are looked up among those linked in, then in `pool`,
+// which holds further contexts and outlives the plan. Errors: INVALID_ARGUMENT, one mistake a line,
+// "<file_name>:<line>:<column>: <what, and what to write instead>", in the text's order; at most
+// 100 of them. Mistakes of spelling (unknown fields, broken syntax) hide all others until they are
+// put right.
 absl::StatusOr<Plan> ParseStorefront(absl::string_view text, absl::string_view file_name,
                                      const google::protobuf::DescriptorPool& pool);
 // The same with the contexts that are linked in.
