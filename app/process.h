@@ -24,20 +24,20 @@ namespace gaekju::app {
 
 // Another user to run a child as. Only root can.
 struct ProcessUser {
-  std::string name;
+  std::string name = {};
   uid_t uid = 0;
   gid_t gid = 0;
 };
 
 struct ProcessSpec {
-  std::vector<std::string> argv;  // argv[0] is a path
-  std::vector<std::pair<std::string, std::string>> environment;  // on top of ours
-  std::string output_path;  // stdout and stderr are appended here; empty: ours
-  std::string directory;    // working directory; empty: ours
-  std::optional<ProcessUser> user;
+  std::vector<std::string> argv = {};  // argv[0] is a path
+  std::vector<std::pair<std::string, std::string>> environment = {};  // on top of ours
+  std::string output_path = {};  // stdout and stderr are appended here; empty: ours
+  std::string directory = {};  // working directory; empty: ours
+  std::optional<ProcessUser> user = {};
   int death_signal = SIGKILL;
   // When set, the child's end of a pipe is in the variable of this name; what the child writes can be read from *notify_fd.
-  std::string notify_variable;
+  std::string notify_variable = {};
   int* notify_fd = nullptr;
 };
 

@@ -30,10 +30,10 @@ namespace gaekju::app {
 inline constexpr int kConfigExitCode = 78;
 
 struct ChildSpec {
-  std::string name;
-  ProcessSpec process;           // output_path is rotated to <output_path>.1 when the child is added
+  std::string name = {};
+  ProcessSpec process = {};           // output_path is rotated to <output_path>.1 when the child is added
   bool tells_ready = false;      // writes a line to the descriptor in GAEKJU_READY_FD when it can serve
-  std::function<void()> before_start;  // called before each start: removes what a kill -9 left behind
+  std::function<void()> before_start = {};  // called before each start: removes what a kill -9 left behind
 };
 
 struct Child {

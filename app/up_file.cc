@@ -16,7 +16,6 @@ using google::protobuf::Struct;
 void Put(Struct* json, const std::string& name, const std::string& value) {
   (*json->mutable_fields())[name].set_string_value(value);
 }
-void Put(Struct* json, const std::string& name, const char* value) { Put(json, name, std::string(value)); }
 void Put(Struct* json, const std::string& name, int value) { (*json->mutable_fields())[name].set_number_value(value); }
 void Put(Struct* json, const std::string& name, bool value) { (*json->mutable_fields())[name].set_bool_value(value); }
 Struct* PutObject(Struct* json, const std::string& name) {

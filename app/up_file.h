@@ -29,26 +29,26 @@ struct UpFile {
   struct Server {
     pid_t pid = 0;
     int port = 0;
-    std::string url;    // nats: how to connect; postgres: the DSN of the database "postgres"
-    std::string store;  // nats
-    std::string log;
+    std::string url = {};    // nats: how to connect; postgres: the DSN of the database "postgres"
+    std::string store = {};  // nats
+    std::string log = {};
   };
   struct Context {
     pid_t pid = 0;
     bool ready = false;
     int port = 0;
-    std::string metrics;
-    std::string dsn;
-    std::string log;
+    std::string metrics = {};
+    std::string dsn = {};
+    std::string log = {};
     int start_count = 0;
     std::string address() const;
   };
   pid_t pid = 0;
-  std::string data;
-  std::string storefronts;
+  std::string data = {};
+  std::string storefronts = {};
   bool ready = false;  // everything serves, and the demo is there
-  Server postgres, nats;
-  std::map<std::string, Context> contexts;
+  Server postgres = {}, nats = {};
+  std::map<std::string, Context> contexts = {};
 };
 
 std::string UpFilePath(const std::string& data_directory);

@@ -101,7 +101,7 @@ def gaekju(cluster, folder, seconds, clients, products, perf=None):
         with cluster.connect("postgres") as connection:
             connection.execute("CHECKPOINT")
         argv = [gaekju_binary(), "load", f"--data={folder}", "--storefront=bench", f"--products={products}",
-                f"--concurrency={clients}", f"--seconds={seconds}"]
+                f"--clients={clients}", f"--seconds={seconds}"]
         pids = {**{name: it.pid for name, it in house.processes.items()}, "postgres": cluster.pid}
         recorder = None
         if perf and shutil.which("perf"):
