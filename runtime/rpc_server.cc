@@ -159,6 +159,7 @@ class ServerCall {
   virtual bool Write(std::string payload) = 0;
 
   bool cancelled() const { return cancelled_.load(std::memory_order_acquire); }
+  bool ended() const { return claimed_.load(std::memory_order_acquire); }
 
   void SetOnCancel(std::function<void()> on_cancel) {
     auto* added = new std::function<void()>(std::move(on_cancel));
@@ -251,6 +252,9 @@ class UnaryCall final : public internal::ServerCall, public grpc::ServerUnaryRea
   }
   void OnCancel() override { CallerGone(grpc::Status(grpc::StatusCode::CANCELLED, "the caller has gone")); }
   void OnDone() override { Done(); }
+  // gRPC asks whether OnDone and OnCancel may run where it stands, without a hop to its executor's thread (which costs a tenth of a call's
+  // time). Once the call has ended both are a few atomics. Not API: without `override`, so that a gRPC that drops it still compiles.
+  bool InternalInlineable() { return ended(); }
 
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const response_;
@@ -626,6 +630,8 @@ absl::Status RpcServer::Start() {
 #ifdef GAEKJU_GPR_LOG
   gpr_set_log_function(&LogFromGrpc);
 #endif
+  // Debian's Abseil is built with its search for lock-order cycles on: an eighth of a call's time, and an abort for a false one in gRPC.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   static const bool plugins = [] {
     grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
