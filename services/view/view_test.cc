@@ -1,0 +1,525 @@
+#include "services/view/view.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "flow/values.h"
+#include "gaekju/delivery/v1/delivery_events.pb.h"
+#include "gaekju/order/v1/order_events.pb.h"
+#include "gaekju/payment/v1/payment_events.pb.h"
+#include "gaekju/store/v1/store_events.pb.h"
+#include "gaekju/view/v1/view_service.pb.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "google/rpc/code.pb.h"
+#include "services/testing/context_rules.h"
+#include "services/testing/property.h"
+#include "services/testing/turn_harness.h"
+
+namespace gaekju::view {
+namespace {
+
+using delivery::v1::Delivery;
+using flow::Answer;
+using flow::EventInfo;
+using gaekju::view::v1::GetOrderTimelineRequest;
+using gaekju::view::v1::GetOrderTimelineResponse;
+using gaekju::view::v1::GetOrderViewRequest;
+using gaekju::view::v1::ListOrderViewsRequest;
+using gaekju::view::v1::OrderView;
+using order::v1::Order;
+using payment::v1::Payment;
+using store::v1::Acceptance;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+constexpr int64_t kStartUs = 1700000000000000;
+
+// An event as it arrives.
+struct Arrival {
+  std::shared_ptr<const google::protobuf::Message> event;
+  EventInfo info;
+};
+
+template <class Event>
+Arrival Make(const Event& event, const std::string& source, const std::string& resource, int64_t version, int64_t time_us) {
+  Arrival arrival;
+  arrival.event = std::make_shared<Event>(event);
+  arrival.info.source = source;
+  arrival.info.resource = resource;
+  arrival.info.id = absl::StrCat(resource, "@", version);
+  arrival.info.type = event.GetTypeName();
+  arrival.info.order_id = "o1";
+  arrival.info.version = version;
+  arrival.info.time_us = kStartUs + time_us;
+  return arrival;
+}
+
+template <class Event>
+Arrival OfOrder(int64_t version, Order::State state, const std::string& status_code, int64_t time_us) {
+  Event event;
+  Order* order = event.mutable_order();
+  order->set_order_id("o1");
+  order->set_storefront("fashion");
+  order->set_number(17);
+  order->set_customer_id("jang");
+  order->set_delivery_address("seoul");
+  auto* line = order->add_lines();
+  line->set_product_id("p1");
+  line->set_quantity(2);
+  order->mutable_total()->set_currency_code("KRW");
+  order->mutable_total()->set_minor_units(40000);
+  order->set_state(state);
+  order->set_status_code(status_code);
+  order->mutable_status_text()->set_ko(status_code + "!");
+  *order->mutable_place_time() = flow::ToTimestamp(kStartUs + 20);
+  return Make(event, "order", "orders/o1", version, time_us);
+}
+
+template <class Event>
+Arrival OfPayment(int64_t version, Payment::State state, int64_t time_us, const std::string& step = "pay") {
+  Event event;
+  event.mutable_payment()->set_state(state);
+  return Make(event, "payment", "payments/o1/" + step, version, time_us);
+}
+
+template <class Event>
+Arrival OfStore(int64_t version, Acceptance::State state, int64_t time_us) {
+  Event event;
+  event.mutable_acceptance()->set_state(state);
+  return Make(event, "store", "acceptances/o1/accept", version, time_us);
+}
+
+template <class Event>
+Arrival OfDelivery(int64_t version, Delivery::State state, int64_t time_us, const std::string& step = "ship") {
+  Event event;
+  event.mutable_delivery()->set_delivery_id("o1/" + step);
+  event.mutable_delivery()->set_delivery_address("seoul, " + step);
+  event.mutable_delivery()->set_state(state);
+  return Make(event, "delivery", "deliveries/o1/" + step, version, time_us);
+}
+
+const Arrival kCaptured = OfPayment<payment::v1::PaymentCaptured>(1, Payment::STATE_CAPTURED, 10);
+const Arrival kPlaced = OfOrder<order::v1::OrderPlaced>(1, Order::STATE_PLACED, "PLACED", 20);
+const Arrival kAccepted = OfStore<store::v1::StoreAccepted>(1, Acceptance::STATE_ACCEPTED, 30);
+const Arrival kChanged = OfOrder<order::v1::OrderStatusChanged>(2, Order::STATE_PLACED, "ACCEPTED", 40);
+const Arrival kStarted = OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 50);
+const Arrival kProgressed = OfDelivery<delivery::v1::DeliveryProgressed>(2, Delivery::STATE_IN_TRANSIT, 55);
+const Arrival kCompleted = OfOrder<order::v1::OrderCompleted>(3, Order::STATE_COMPLETED, "SHIPPED", 60);
+const Arrival kCancelled = OfOrder<order::v1::OrderCancelled>(4, Order::STATE_CANCELLING, "CANCELLING", 70);
+const Arrival kRefunded = OfPayment<payment::v1::PaymentRefunded>(2, Payment::STATE_REFUNDED, 80);
+const Arrival kStoreCancelled = OfStore<store::v1::StoreCancelled>(2, Acceptance::STATE_CANCELLED, 80);
+const Arrival kStopped = OfDelivery<delivery::v1::DeliveryCancelled>(3, Delivery::STATE_CANCELLED, 90);
+const Arrival kCancelCompleted =
+    OfOrder<order::v1::OrderCancelCompleted>(5, Order::STATE_CANCELLED, "CANCELLED", 100);
+
+// An order placed, shipped and cancelled, in the order in which it happened.
+const std::vector<Arrival> kLife = {kCaptured,  kPlaced,   kAccepted, kChanged,        kStarted, kProgressed,
+                                    kCompleted, kCancelled, kRefunded, kStoreCancelled, kStopped, kCancelCompleted};
+
+class ViewTest : public ::testing::Test {
+ protected:
+  ViewTest() { view_.now_us = kStartUs + 1000; }
+
+  Answer Tell(const Arrival& arrival) { return view_.Deliver(*arrival.event, arrival.info); }
+  void TellAll(const std::vector<Arrival>& arrivals) {
+    for (const Arrival& arrival : arrivals) Tell(arrival);
+  }
+  const OrderView& Row() {
+    const OrderView* row = view_.Row<OrderView>(kOrderViews, "o1");
+    GK_CHECK(row != nullptr);
+    return *row;
+  }
+  bool Visible(const std::string& customer_id = "") {
+    GetOrderViewRequest request;
+    request.set_order_id("o1");
+    request.set_customer_id(customer_id);
+    return view_.Get(request) != nullptr;
+  }
+  // Event types of the timeline, shortly.
+  std::vector<std::string> Timeline() {
+    std::vector<std::string> types;
+    for (const auto& entry : Row().timeline()) {
+      types.push_back(entry.event_type().substr(entry.event_type().rfind('.') + 1));
+    }
+    return types;
+  }
+  // "<source> <resource>@<from_version>" of each request to resend.
+  std::vector<std::string> Resends() {
+    std::vector<std::string> resends;
+    for (const flow::Resend& r : view_.TakeResends()) {
+      resends.push_back(absl::StrCat(r.source, " ", r.resource, "@", r.from_version));
+    }
+    return resends;
+  }
+
+  testing::TurnHarness view_{ViewContext()};
+};
+
+TEST(View, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(ViewContext()); }
+
+// A new event that the view does not know would be a gap for ever.
+TEST(View, KnowsEveryEventOfTheFourContextsOrders) {
+  std::set<std::string> known;
+  for (const auto& handler : ViewContext().events) known.insert(handler->name());
+  for (const char* file : {"gaekju/order/v1/order_events.proto", "gaekju/payment/v1/payment_events.proto",
+                           "gaekju/store/v1/store_events.proto", "gaekju/delivery/v1/delivery_events.proto"}) {
+    const auto* descriptor = google::protobuf::DescriptorPool::generated_pool()->FindFileByName(file);
+    ASSERT_NE(descriptor, nullptr) << file;
+    for (int i = 0; i < descriptor->message_type_count(); ++i) {
+      const std::string& name = descriptor->message_type(i)->full_name();
+      if (name == "gaekju.store.v1.ItemRegistered") continue;  // not of an order
+      EXPECT_TRUE(known.contains(name)) << name;
+    }
+  }
+}
+
+TEST_F(ViewTest, ShowsAnOrderWithItsPaymentAcceptanceAndDelivery) {  // FA-04
+  TellAll({kCaptured, kPlaced, kAccepted, kChanged, kStarted});
+  GetOrderViewRequest request;
+  request.set_order_id("o1");
+  const auto found = view_.Get(request);
+  ASSERT_NE(found, nullptr);
+  const auto& view = static_cast<const OrderView&>(*found);
+  EXPECT_EQ(view.order_id(), "o1");
+  EXPECT_EQ(view.storefront(), "fashion");
+  EXPECT_EQ(view.number(), 17);
+  EXPECT_EQ(view.customer_id(), "jang");
+  EXPECT_EQ(view.lines(0).quantity(), 2);
+  EXPECT_EQ(view.total().minor_units(), 40000);
+  EXPECT_EQ(view.order_state(), Order::STATE_PLACED);
+  EXPECT_EQ(view.status_code(), "ACCEPTED");
+  EXPECT_EQ(view.status_text().ko(), "ACCEPTED!");
+  EXPECT_EQ(view.payment_state(), Payment::STATE_CAPTURED);
+  EXPECT_EQ(view.acceptance_state(), Acceptance::STATE_ACCEPTED);
+  EXPECT_EQ(view.delivery_id(), "o1/ship");
+  EXPECT_EQ(view.delivery_address(), "seoul, ship");
+  EXPECT_EQ(view.delivery_state(), Delivery::STATE_STARTED);
+  EXPECT_EQ(flow::ToMicros(view.place_time()), kStartUs + 20);
+  EXPECT_EQ(flow::ToMicros(view.update_time()), kStartUs + 50);
+  EXPECT_EQ(view.timeline_size(), 5);
+  EXPECT_THAT(view.applied_versions(), IsEmpty()) << "inner matters";
+  EXPECT_THAT(Resends(), IsEmpty());
+  EXPECT_EQ(Row().gap_due_time_us(), 0);
+}
+
+TEST_F(ViewTest, ShowsTheCancelledDelivery) {  // FA-10
+  TellAll(kLife);
+  EXPECT_EQ(Row().order_state(), Order::STATE_CANCELLED);
+  EXPECT_EQ(Row().payment_state(), Payment::STATE_REFUNDED);
+  EXPECT_EQ(Row().acceptance_state(), Acceptance::STATE_CANCELLED);
+  EXPECT_EQ(Row().delivery_state(), Delivery::STATE_CANCELLED);
+}
+
+// Each event type, and the state it leaves; as the first of its resource.
+TEST_F(ViewTest, EveryEventTellsItsResourcesState) {
+  const Arrival arrivals[] = {
+      OfOrder<order::v1::OrderPlaced>(1, Order::STATE_PLACED, "c", 1),
+      OfOrder<order::v1::OrderCompleted>(1, Order::STATE_COMPLETED, "c", 1),
+      OfOrder<order::v1::OrderStatusChanged>(1, Order::STATE_PLACED, "c", 1),
+      OfOrder<order::v1::OrderCancelled>(1, Order::STATE_CANCELLING, "c", 1),
+      OfOrder<order::v1::OrderCancelRefused>(1, Order::STATE_COMPLETED, "c", 1),
+      OfOrder<order::v1::OrderCancelCompleted>(1, Order::STATE_CANCELLED, "c", 1),
+      OfOrder<order::v1::OrderRejected>(1, Order::STATE_REJECTED, "c", 1),
+      OfPayment<payment::v1::PaymentCaptured>(1, Payment::STATE_CAPTURED, 1),
+      OfPayment<payment::v1::PaymentRefunded>(1, Payment::STATE_REFUNDED, 1),
+      OfStore<store::v1::StoreAccepted>(1, Acceptance::STATE_ACCEPTED, 1),
+      OfStore<store::v1::StoreDeclined>(1, Acceptance::STATE_DECLINED, 1),
+      OfStore<store::v1::StoreCancelled>(1, Acceptance::STATE_CANCELLED, 1),
+      OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 1),
+      OfDelivery<delivery::v1::DeliveryProgressed>(1, Delivery::STATE_IN_TRANSIT, 1),
+      OfDelivery<delivery::v1::DeliveryReceived>(1, Delivery::STATE_RECEIVED, 1),
+      OfDelivery<delivery::v1::DeliveryCancelled>(1, Delivery::STATE_CANCELLED, 1),
+      OfDelivery<delivery::v1::DeliveryReturned>(1, Delivery::STATE_RETURNING, 1),
+  };
+  EXPECT_EQ(std::size(arrivals), ViewContext().events.size());
+  for (const Arrival& arrival : arrivals) {
+    view_.Clear();
+    EXPECT_EQ(Tell(arrival).kind, Answer::Kind::kDone) << arrival.info.type;
+    const std::string told =
+        testing::ColumnText(*arrival.event, arrival.info.source == "order"     ? "order.state"
+                                            : arrival.info.source == "payment" ? "payment.state"
+                                            : arrival.info.source == "store"   ? "acceptance.state"
+                                                                               : "delivery.state");
+    const std::string shown =
+        testing::ColumnText(Row(), arrival.info.source == "order"     ? "order_state"
+                                   : arrival.info.source == "payment" ? "payment_state"
+                                   : arrival.info.source == "store"   ? "acceptance_state"
+                                                                      : "delivery_state");
+    EXPECT_EQ(shown, told) << arrival.info.type;
+    EXPECT_THAT(Timeline(), ElementsAre(arrival.info.type.substr(arrival.info.type.rfind('.') + 1)));
+  }
+}
+
+// --- before the order is there
+
+TEST_F(ViewTest, AnOrderIsNotSeenBeforeItIsPlaced) {  // D0
+  TellAll({kCaptured, kAccepted, kStarted});
+  GetOrderTimelineRequest timeline;
+  timeline.set_order_id("o1");
+  EXPECT_FALSE(Visible());
+  EXPECT_THAT(view_.List(ListOrderViewsRequest()), IsEmpty());
+  EXPECT_EQ(view_.Call(timeline).status.code(), google::rpc::NOT_FOUND);
+  EXPECT_EQ(Row().customer_id(), "") << "nor found by its buyer";
+  Tell(kPlaced);
+  EXPECT_TRUE(Visible());
+  EXPECT_EQ(view_.List(ListOrderViewsRequest()).size(), 1u);
+  EXPECT_EQ(view_.Call(timeline).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().delivery_address(), "seoul, ship") << "the shipment knows better than the order";
+  EXPECT_EQ(Row().payment_state(), Payment::STATE_CAPTURED);
+}
+
+TEST_F(ViewTest, ARefusedOrdersLeftoversAreNotSeen) {
+  TellAll({kCaptured, kRefunded});
+  EXPECT_FALSE(Visible());
+}
+
+TEST_F(ViewTest, OthersDoNotSeeIt) {
+  TellAll({kPlaced});
+  EXPECT_TRUE(Visible("jang"));
+  EXPECT_FALSE(Visible("kim"));
+  GetOrderTimelineRequest timeline;
+  timeline.set_order_id("o1");
+  timeline.set_customer_id("kim");
+  const Answer answer = view_.Call(timeline);
+  EXPECT_EQ(answer.status.code(), google::rpc::NOT_FOUND);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "ORDER_NOT_FOUND");
+  ListOrderViewsRequest list;
+  list.set_customer_id("kim");
+  EXPECT_THAT(view_.List(list), IsEmpty());
+  list.set_customer_id("jang");
+  list.set_storefront("fashion");
+  EXPECT_EQ(view_.List(list).size(), 1u);
+}
+
+TEST_F(ViewTest, TheTimelineIsAnswered) {
+  TellAll({kPlaced, kCaptured});
+  GetOrderTimelineRequest request;
+  request.set_order_id("o1");
+  GetOrderTimelineResponse response;
+  ASSERT_TRUE(response.ParseFromString(view_.Call(request).payload));
+  ASSERT_EQ(response.entries_size(), 2);
+  EXPECT_EQ(response.entries(0).event_type(), "gaekju.payment.v1.PaymentCaptured");
+  EXPECT_EQ(response.entries(0).source(), "payment");
+  EXPECT_EQ(response.entries(0).event_id(), "payments/o1/pay@1");
+  EXPECT_EQ(flow::ToMicros(response.entries(0).event_time()), kStartUs + 10);
+  EXPECT_EQ(view_.written_count(), 0);
+  request.clear_order_id();
+  EXPECT_EQ(view_.Call(request).status.code(), google::rpc::INVALID_ARGUMENT);
+}
+
+// --- order among events
+
+TEST_F(ViewTest, ARepeatedEventChangesNothing) {
+  TellAll({kPlaced, kChanged, kCompleted});
+  for (const Arrival& again : {kPlaced, kChanged, kCompleted}) {
+    Tell(again);
+    EXPECT_EQ(view_.written_count(), 0);
+  }
+  EXPECT_EQ(Row().status_code(), "SHIPPED") << "a late event does not bring an old state back";
+  EXPECT_THAT(Timeline(), ElementsAre("OrderPlaced", "OrderStatusChanged", "OrderCompleted"));
+}
+
+TEST_F(ViewTest, ARepeatUnderAnotherIdIsARepeat) {  // published again after the bus lost it
+  Tell(kPlaced);
+  Arrival again = kPlaced;
+  again.info.id = "another";
+  Tell(again);
+  EXPECT_EQ(Row().timeline_size(), 1);
+}
+
+TEST_F(ViewTest, AnEventThatOvertakesWaits) {
+  TellAll({kPlaced, kCompleted});
+  EXPECT_EQ(Row().status_code(), "PLACED");
+  EXPECT_EQ(Row().parked_size(), 1);
+  EXPECT_EQ(Row().gap_due_time_us(), view_.now_us + kGapRetryMinUs);
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@2"));
+  Tell(kChanged);
+  EXPECT_EQ(Row().status_code(), "SHIPPED");
+  EXPECT_EQ(Row().parked_size(), 0);
+  EXPECT_EQ(Row().gap_due_time_us(), 0);
+  EXPECT_THAT(Timeline(), ElementsAre("OrderPlaced", "OrderStatusChanged", "OrderCompleted"));
+}
+
+TEST_F(ViewTest, AGapIsAskedForOncePerResourceUntilTheTimer) {
+  TellAll({kCompleted, kCancelled, kCompleted, kRefunded});
+  EXPECT_EQ(Row().parked_size(), 3) << "a parked event is not parked twice";
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@1", "payment payments/o1/pay@1"));
+  EXPECT_FALSE(Visible());
+
+  EXPECT_EQ(view_.RunTimer(), 0);
+  view_.now_us += kGapRetryMinUs;
+  EXPECT_EQ(view_.RunTimer(), 1);
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@1", "payment payments/o1/pay@1"));
+  EXPECT_EQ(view_.RunTimer(), 0) << "not again at once";
+
+  Tell(kPlaced);
+  view_.now_us = Row().gap_due_time_us();
+  view_.RunTimer();
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@2", "payment payments/o1/pay@1")) << "from the first that is missing";
+}
+
+TEST_F(ViewTest, TheTimerWaitsLongerAndLongerUpToAMinute) {
+  Tell(kCompleted);
+  int64_t last_us = 0;
+  for (int i = 0; i < 10; ++i) {
+    const int64_t wait_us = Row().gap_due_time_us() - view_.now_us;
+    EXPECT_GE(wait_us, std::max(last_us, kGapRetryMinUs));
+    EXPECT_LE(wait_us, kGapRetryMaxUs);
+    last_us = wait_us;
+    view_.now_us += wait_us;
+    EXPECT_EQ(view_.RunTimer(), 1);
+  }
+  EXPECT_EQ(last_us, kGapRetryMaxUs);
+}
+
+TEST_F(ViewTest, FillingOneGapLeavesTheOther) {
+  TellAll({kCompleted, kRefunded, kPlaced, kChanged});
+  EXPECT_EQ(Row().status_code(), "SHIPPED");
+  EXPECT_EQ(Row().parked_size(), 1);
+  EXPECT_NE(Row().gap_due_time_us(), 0);
+  Tell(kCaptured);
+  EXPECT_EQ(Row().payment_state(), Payment::STATE_REFUNDED);
+  EXPECT_EQ(Row().gap_due_time_us(), 0);
+}
+
+TEST_F(ViewTest, TheTimelineIsByTimeThenSourceThenOwnOrder) {
+  // The store and the payment tell of the same microsecond; the order tells two things in one turn.
+  const Arrival completed = OfOrder<order::v1::OrderCompleted>(2, Order::STATE_COMPLETED, "DONE", 20);
+  TellAll({kStoreCancelled, kRefunded, kPlaced, completed, kAccepted, kCaptured});
+  EXPECT_THAT(Timeline(), ElementsAre("PaymentCaptured", "OrderPlaced", "OrderCompleted", "StoreAccepted",
+                                      "PaymentRefunded", "StoreCancelled"));
+  EXPECT_EQ(flow::ToMicros(Row().update_time()), kStartUs + 80);
+}
+
+TEST_F(ViewTest, OfSeveralShipmentsTheLastKeyIsShown) {
+  const Arrival again = OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 200, "ship.2");
+  for (const auto& arrivals : {std::vector<Arrival>{kStarted, again, kProgressed}, {again, kStarted, kProgressed}}) {
+    view_.Clear();
+    TellAll(arrivals);
+    EXPECT_EQ(Row().delivery_id(), "o1/ship.2");
+    EXPECT_EQ(Row().delivery_state(), Delivery::STATE_STARTED);
+    EXPECT_EQ(Row().timeline_size(), 3);
+  }
+}
+
+TEST_F(ViewTest, AnEventThatCannotBePlacedIsRefused) {
+  const std::function<void(EventInfo*)> spoils[] = {
+      [](EventInfo* info) { info->order_id.clear(); }, [](EventInfo* info) { info->source.clear(); },
+      [](EventInfo* info) { info->resource.clear(); }, [](EventInfo* info) { info->version = 0; },
+      [](EventInfo* info) { info->version = -1; }};
+  for (const auto& spoil : spoils) {
+    Arrival arrival = kPlaced;
+    spoil(&arrival.info);
+    const Answer answer = Tell(arrival);
+    EXPECT_EQ(answer.kind, Answer::Kind::kRefused);
+    EXPECT_EQ(flow::ReasonOf(answer.status), "EVENT_INCOMPLETE");
+  }
+  EXPECT_THAT(view_.Rows(kOrderViews), IsEmpty());
+}
+
+// --- the bound
+
+std::vector<Arrival> ManyStatusChanges(int count) {
+  std::vector<Arrival> arrivals = {kPlaced};
+  for (int version = 2; version <= count; ++version) {
+    arrivals.push_back(OfOrder<order::v1::OrderStatusChanged>(version, Order::STATE_PLACED,
+                                                              absl::StrCat("S", version), 20 + version));
+  }
+  return arrivals;
+}
+
+TEST_F(ViewTest, AFullRowKeepsTheHighestSoThatTheGapStaysKnown) {
+  const std::vector<Arrival> life = ManyStatusChanges(100);
+  for (size_t i = 1; i < life.size(); ++i) {
+    Tell(life[i]);
+    EXPECT_LE(Row().parked_size(), kParkedMax);
+  }
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@1"));
+  Tell(life[0]);  // 2 to 64 follow, 65 to 99 were left out, 100 stays
+  EXPECT_EQ(Row().status_code(), "S64");
+  EXPECT_EQ(Row().parked_size(), 1);
+  view_.now_us = Row().gap_due_time_us();
+  view_.RunTimer();
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@65"));
+  TellAll({life.begin() + 64, life.end()});
+  EXPECT_EQ(Row().status_code(), "S100");
+  EXPECT_EQ(Row().parked_size(), 0);
+  EXPECT_EQ(Row().timeline_size(), 100);
+}
+
+TEST_F(ViewTest, AFullRowMakesRoomForAnotherResource) {
+  const std::vector<Arrival> life = ManyStatusChanges(70);
+  for (size_t i = life.size() - 1; i > 0; --i) Tell(life[i]);  // downwards: late ones find no room
+  EXPECT_EQ(Row().parked_size(), kParkedMax);
+  Resends();
+  Tell(kRefunded);
+  EXPECT_EQ(Row().parked_size(), kParkedMax);
+  EXPECT_THAT(Resends(), ElementsAre("payment payments/o1/pay@1"));
+  Tell(kCaptured);
+  EXPECT_EQ(Row().payment_state(), Payment::STATE_REFUNDED);
+}
+
+// --- any arrival
+
+// Whatever the order, the losses and the repeats: once resends and the timer have done their work, the row is the one that the
+// proper order makes.
+TEST(ViewProperty, RowsConvergeHoweverEventsArrive) {
+  std::vector<Arrival> life = kLife;
+  life.push_back(OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 120, "ship.2"));
+  life.push_back(OfDelivery<delivery::v1::DeliveryProgressed>(2, Delivery::STATE_DELIVERED, 130, "ship.2"));
+  for (const Arrival& change : ManyStatusChanges(80)) {
+    if (change.info.version > 5) life.push_back(change);
+  }
+  testing::TurnHarness proper(ViewContext());
+  for (const Arrival& arrival : life) proper.Deliver(*arrival.event, arrival.info);
+  const OrderView& want = *proper.Row<OrderView>(kOrderViews, "o1");
+  ASSERT_EQ(want.timeline_size(), static_cast<int>(life.size()));
+
+  for (const uint64_t seed : testing::Seeds(100)) {
+    SCOPED_TRACE(testing::Replay(seed));
+    std::mt19937_64 random(seed);
+    testing::TurnHarness view(ViewContext());
+    const size_t reach = 1 + testing::Pick(random, static_cast<int>(life.size()));  // how far events overtake each other
+    auto deliver = [&](std::vector<Arrival> arrivals, int lost_percent) {
+      for (size_t i = 0; i + 1 < arrivals.size(); ++i) {
+        std::swap(arrivals[i], arrivals[i + random() % std::min(reach, arrivals.size() - i)]);
+      }
+      for (const Arrival& arrival : arrivals) {
+        if (testing::Pick(random, 100) < lost_percent) continue;
+        for (int times = 1 + testing::Pick(random, 2); times > 0; --times) view.Deliver(*arrival.event, arrival.info);
+      }
+    };
+    deliver(life, 30);
+    // The last of each resource must come once: a loss at the end shows only when something follows it.
+    for (const Arrival& arrival : life) {
+      if (arrival.info.version == want.applied_versions().at(arrival.info.source + "/" + arrival.info.resource)) {
+        view.Deliver(*arrival.event, arrival.info);
+      }
+    }
+    int rounds = 0;
+    for (bool due = true; due; ++rounds) {
+      ASSERT_LT(rounds, 200) << "never heals";
+      for (const flow::Resend& resend : view.TakeResends()) {
+        std::vector<Arrival> again;
+        for (const Arrival& arrival : life) {
+          if (arrival.info.source == resend.source && arrival.info.resource == resend.resource &&
+              arrival.info.version >= resend.from_version) {
+            again.push_back(arrival);
+          }
+        }
+        deliver(again, 20);
+      }
+      view.now_us += kGapRetryMaxUs;
+      due = view.RunTimer() > 0;
+    }
+    const OrderView& got = *view.Row<OrderView>(kOrderViews, "o1");
+    ASSERT_TRUE(google::protobuf::util::MessageDifferencer::Equals(got, want))
+        << got.ShortDebugString() << "\n" << want.ShortDebugString();
+  }
+}
+
+}  // namespace
+}  // namespace gaekju::view
