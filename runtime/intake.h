@@ -6,7 +6,7 @@
 // A message may carry many envelopes; it is acked when each has been committed. What can never work (undecodable, unknown type, refused
 // by its decider as an event) goes to the subject gaekju.dead.<context> with the reason, and is acked once that is stored.
 //
-// Thread-safe. Take returns at once.
+// Lives until the loop and the bus are closed. Thread-safe. Take returns at once.
 #ifndef GAEKJU_RUNTIME_INTAKE_H_
 #define GAEKJU_RUNTIME_INTAKE_H_
 
@@ -18,6 +18,7 @@
 #include "absl/time/time.h"
 #include "flow/turn.h"
 #include "runtime/bus.h"
+#include "runtime/cloudevents.h"
 #include "runtime/turn_loop.h"
 
 namespace gaekju::runtime {
@@ -38,6 +39,10 @@ class Intake {
   int64_t dead_count() const { return dead_count_; }
 
  private:
+  void Submit(DecodedEnvelope decoded, std::function<void(absl::Status)> settled);
+  // Publishes the dead letter, then acks.
+  void Bury(const BusDelivery& delivery, const std::string& reason);
+
   const Options options_;
   TurnLoop* const loop_;
   Bus* const bus_;

@@ -8,22 +8,20 @@
 // read from the table. A row is published when the bus has stored it; what is not is published again, for as long as it takes.
 // At every connect the streams are compared with what they had acknowledged: when one is younger or shorter, the relay goes back to the
 // newest checkpoint that the stream still has, or to the beginning of what is retained, and raises the epoch, a part of
-// Nats-Msg-Id "<context>:<incarnation>:<seq>:<epoch>", so that the duplicate window does not swallow the repeat.
+// Nats-Msg-Id "<context>:<incarnation>:<seq>:<epoch>", so that the duplicate window does not swallow the repeat. Nothing is published
+// between a connect and that comparison; and an acknowledgement with a sequence that the stream had given out before proves a loss too.
+//
+// Two threads: one publishes and never touches the database, the other does everything with the database (cursors, take-overs,
+// reading what memory has not, going back, pruning).
 //
 // Thread-safe.
 #ifndef GAEKJU_RUNTIME_RELAY_H_
 #define GAEKJU_RUNTIME_RELAY_H_
 
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -63,7 +61,7 @@ class Relay {
   // Takes rows that were just committed, in the order of their commits.
   void Committed(int64_t incarnation, std::vector<OutboxRow> rows);
 
-  // Publishes again, with the next epoch, all retained rows that were written at `from_time_us` (microseconds since 1970) or later;
+  // Publishes again, with the next epoch and from every replica, all retained rows that were written at `from_time_us` (microseconds since 1970) or later;
   // 0 for all. Errors: Unavailable.
   absl::Status Republish(int64_t from_time_us);
   // Publishes again the rows with events of `resource` ("<table>/<key>") from that version on, as far back as they are retained.
@@ -75,6 +73,8 @@ class Relay {
     int64_t rewind_count = 0;
     int64_t takeover_count = 0;  // dead incarnations finished
     int64_t resend_count = 0;    // rows published again on request
+    int64_t dropped_count = 0;   // rows that the bus will never take (too large); they stay in the table
+    int64_t pruned_count = 0;    // old rows deleted
     int64_t lag_rows = 0;        // handed over and not yet stored by the bus
     int64_t lag_us = 0;          // age of the oldest of them
     int64_t epoch = 0;
@@ -82,9 +82,8 @@ class Relay {
   Stats stats() const;
 
  private:
-  struct Log;
   struct Core;
-  std::unique_ptr<Core> core_;
+  std::shared_ptr<Core> core_;  // shared with callbacks of the bus
 };
 
 }  // namespace gaekju::runtime

@@ -15,7 +15,6 @@ CREATE SEQUENCE outbox_incarnation_number;
 CREATE TABLE outbox_incarnation (
   incarnation bigint PRIMARY KEY,
   started_us bigint NOT NULL,
-  epoch bigint NOT NULL DEFAULT 0,           -- of the relay when published_seq was last written
   published_seq bigint NOT NULL DEFAULT 0,   -- every row up to here is stored by the bus; written lazily
   closed boolean NOT NULL DEFAULT false      -- its writer is gone and every row is published
 ) WITH (fillfactor = 50);
@@ -40,6 +39,7 @@ CREATE TABLE relay_checkpoint (
   stream text NOT NULL,
   created_ns bigint NOT NULL,
   last_seq bigint NOT NULL,
+  stream_count bigint NOT NULL,    -- rows that this checkpoint has
   time_us bigint NOT NULL,
   PRIMARY KEY (incarnation, seq, stream)
 );
