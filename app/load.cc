@@ -151,7 +151,7 @@ class Load {
   int64_t measured_acked_ = 0;
   absl::Time first_request_, last_ack_, last_finish_ = absl::InfinitePast();
   int64_t finished_ = 0;
-  absl::Time next_progress_;
+  absl::Time next_progress_, last_progress_;
   int64_t last_progress_acked_ = 0;
   std::unique_ptr<runtime::PgConnection> view_;
   std::vector<size_t> unfinished_;
@@ -323,6 +323,7 @@ void Load::Place(int64_t count, double seconds) {
   place_until_ = absl::Now() + absl::Seconds(seconds);
   placed_ = 0;
   clients_left_ = wanted;
+  last_progress_ = absl::Now();
   next_progress_ = absl::Now() + absl::Seconds(1);
   for (int i = 0; i < wanted; ++i) work_.Add([this] { PlaceNext(); });
   while (clients_left_ > 0) {
@@ -338,11 +339,13 @@ void Load::Progress(bool force) {
   static const bool kTerminal = isatty(STDERR_FILENO) != 0;
   const absl::Duration period = kTerminal ? absl::Seconds(1) : absl::Seconds(5);
   next_progress_ = now + period;
+  const double seconds = std::max(1e-3, absl::ToDoubleSeconds(now - last_progress_));
+  last_progress_ = now;
   CheckFinished(5000);
   const int64_t acked = static_cast<int64_t>(acked_.size());
   std::cerr << absl::StrFormat("%s %d acknowledged (%.0f/s), %d failed, %d attempts repeated, %d finished\n",
                                warming_up_ ? "warming up:" : "placing:   ", acked,
-                               static_cast<double>(acked - last_progress_acked_) / absl::ToDoubleSeconds(period), failed_, retried_,
+                               static_cast<double>(acked - last_progress_acked_) / seconds, failed_, retried_,
                                acked - static_cast<int64_t>(unfinished_.size()));
   last_progress_acked_ = acked;
 }
