@@ -119,7 +119,7 @@ struct ContextServer::Core {
 void ContextServer::Core::RefuseUnavailable(Responder& responder, absl::string_view reason,
                                             absl::string_view message) const {
   responder.Refuse(
-      flow::MakeStatus(google::rpc::UNAVAILABLE, spec.name, reason, message, /*field=*/"", kRetryAfterUs));
+      flow::MakeStatus(google::rpc::UNAVAILABLE, spec.service, reason, message, /*field=*/"", kRetryAfterUs));
 }
 
 void ContextServer::Core::HandleCall(const google::protobuf::MethodDescriptor& method, CallContext call,
@@ -138,7 +138,7 @@ void ContextServer::Core::HandleCall(const google::protobuf::MethodDescriptor& m
   }
   const flow::Handler* handler = loop->FindHandler(name);
   if (handler == nullptr) {
-    shared_responder->Refuse(flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.name, "METHOD_UNIMPLEMENTED",
+    shared_responder->Refuse(flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.service, "METHOD_UNIMPLEMENTED",
                                               absl::StrCat(name, " is in the contract, but not in this server")));
     return;
   }
@@ -157,7 +157,7 @@ void ContextServer::Core::HandleWatch(const std::string& method, const google::p
                                       Responder responder) {
   auto stream = std::make_shared<Responder>(std::move(responder));
   if (!queries->Watches(method)) {
-    stream->Refuse(flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.name, "METHOD_UNIMPLEMENTED",
+    stream->Refuse(flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.service, "METHOD_UNIMPLEMENTED",
                                     absl::StrCat(method, " is in the contract, but not in this server")));
     return;
   }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -130,15 +131,16 @@ struct QueryServer::Core {
   int64_t Now() const { return options.now_us ? options.now_us() : absl::ToUnixMicros(absl::Now()); }
 
   flow::Answer Refusal(int code, absl::string_view reason, absl::string_view message, absl::string_view field = "") const {
-    flow::Answer answer = flow::Refuse(code, context.name, reason, message, field);
+    flow::Answer answer = flow::Refuse(code, context.service, reason, message, field);
     if (code == google::rpc::UNAVAILABLE) {
-      answer.status = flow::MakeStatus(code, context.name, reason, message, field, kRetryAfterUs);
+      answer.status = flow::MakeStatus(code, context.service, reason, message, field, kRetryAfterUs);
     }
     return answer;
   }
   flow::Answer NotFound(const Method& method, absl::string_view key) const {
-    return Refusal(google::rpc::NOT_FOUND, "NOT_FOUND",
-                   absl::StrCat("no ", method.response_field->message_type()->name(), " ", key));
+    const std::string& what = method.response_field->name();  // "order": ORDER_NOT_FOUND
+    return Refusal(google::rpc::NOT_FOUND, absl::StrCat(absl::AsciiStrToUpper(what), "_NOT_FOUND"),
+                   absl::StrCat("there is no ", what, " \"", key, "\""), method.key_field->name());
   }
   flow::Answer NoDatabase(const absl::Status& status) const {
     if (status.code() == absl::StatusCode::kInternal || status.code() == absl::StatusCode::kDataLoss) {
@@ -356,7 +358,7 @@ std::unique_ptr<Message> QueryServer::Core::Parse(const Method& method, absl::st
                                                   flow::Answer* refusal) const {
   std::unique_ptr<Message> message(method.request->New());
   if (message->ParseFromArray(request.data(), static_cast<int>(request.size()))) return message;
-  *refusal = Refusal(google::rpc::INVALID_ARGUMENT, "MALFORMED", "the request cannot be parsed");
+  *refusal = Refusal(google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED", "the request cannot be parsed");
   return nullptr;
 }
 
@@ -364,7 +366,7 @@ bool QueryServer::Core::ReadKey(const Method& method, const Message& request, st
                                 flow::Answer* refusal) const {
   *key = request.GetReflection()->GetString(request, method.key_field);
   if (key->empty() || key->size() > kKeyBytesMax || key->find('\0') != std::string::npos) {
-    *refusal = Refusal(google::rpc::INVALID_ARGUMENT, "BAD_KEY",
+    *refusal = Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
                        absl::StrCat(method.key_field->name(), " has 1 to ", kKeyBytesMax, " bytes, and none is zero"),
                        method.key_field->name());
     return false;
@@ -408,7 +410,7 @@ void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> requ
   page->method = &method;
   const int64_t page_size = TableSql::IntOf({{method.page_size_field}, TableSql::Kind::kInt}, *request);
   if (page_size < 0) {
-    return done(Refusal(google::rpc::INVALID_ARGUMENT, "BAD_PAGE_SIZE", "page_size is negative", "page_size"));
+    return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "page_size is negative", "page_size"));
   }
   page->page_size = page_size == 0 ? kPageSizeDefault : static_cast<int>(std::min<int64_t>(page_size, kPageSizeMax));
   // A token belongs to the method and the filters it came from.
@@ -422,7 +424,7 @@ void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> requ
       case TableSql::Kind::kBool: value = reflection.GetBool(*request, field) ? "1" : "0"; break;
     }
     if (value.find('\0') != std::string::npos) {
-      return done(Refusal(google::rpc::INVALID_ARGUMENT, "BAD_FILTER", "a filter holds a zero byte", field->name()));
+      return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "a filter holds a zero byte", field->name()));
     }
     page->fingerprint = flow::FingerprintBytes(absl::StrCat(i, "=", value, "\n"), page->fingerprint);
   }
@@ -432,7 +434,7 @@ void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> requ
     const std::string expected = absl::StrCat(absl::Hex(page->fingerprint, absl::kZeroPad16), ":");
     if (!absl::WebSafeBase64Unescape(token, &bytes) || bytes.compare(0, expected.size(), expected) != 0 ||
         bytes.size() == expected.size() || bytes.find('\0') != std::string::npos) {
-      return done(Refusal(google::rpc::INVALID_ARGUMENT, "BAD_PAGE_TOKEN",
+      return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
                           "page_token is not of this method with these filters", "page_token"));
     }
     page->has_start = true;
