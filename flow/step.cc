@@ -38,8 +38,8 @@ Outcome ToRecord(const Answer& answer, std::string* bytes) {
   }
 }
 
-void SendAnswer(const Answer& answer, absl::string_view answer_type, const StepRecord& record, bool undo,
-                const std::string& reply_to, Turn& turn) {
+void SendAnswer(const Answer& answer, absl::string_view answer_type, const StepRecord& record,
+                bool undo, const std::string& reply_to, Turn& turn) {
   if (reply_to.empty()) return;
   Envelope envelope;
   envelope.kind = Envelope::Kind::kAnswer;
@@ -60,8 +60,12 @@ google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_vie
   return FieldChecks(domain).Id("order_id", order_id).Id("step_id", step_id).status();
 }
 
-Answer RecordedAnswer(const StepRecord& record) { return FromRecord(record.outcome(), record.answer()); }
-Answer RecordedUndoAnswer(const StepRecord& record) { return FromRecord(record.undo(), record.undo_answer()); }
+Answer RecordedAnswer(const StepRecord& record) {
+  return FromRecord(record.outcome(), record.answer());
+}
+Answer RecordedUndoAnswer(const StepRecord& record) {
+  return FromRecord(record.undo(), record.undo_answer());
+}
 
 void RecordAnswer(const Answer& answer, StepRecord* record) {
   record->set_outcome(ToRecord(answer, record->mutable_answer()));
@@ -70,7 +74,8 @@ void RecordUndoAnswer(const Answer& answer, StepRecord* record) {
   record->set_undo(ToRecord(answer, record->mutable_undo_answer()));
 }
 
-void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn) {
+void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, StepRecord* record,
+                       Turn& turn) {
   GK_CHECK(record->outcome() == Outcome::OUTCOME_PENDING);
   GK_CHECK(record->undo() == Outcome::OUTCOME_UNSPECIFIED) << "answered after its undo";
   GK_CHECK(answer.kind != Answer::Kind::kPending) << "a person answers done or refused";
@@ -78,7 +83,8 @@ void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, Step
   SendAnswer(answer, answer_type, *record, /*undo=*/false, record->reply_to(), turn);
 }
 
-void AnswerPendingUndo(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn) {
+void AnswerPendingUndo(const Answer& answer, absl::string_view answer_type, StepRecord* record,
+                       Turn& turn) {
   GK_CHECK(record->undo() == Outcome::OUTCOME_PENDING);
   GK_CHECK(answer.kind == Answer::Kind::kDone) << "an undo is never refused";
   RecordUndoAnswer(answer, record);

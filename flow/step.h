@@ -1,19 +1,24 @@
-// step.h: makes a step and its undo idempotent, so that each context's decider sees every step at most once, and every undo at most
-// once and only of a step that was done. Asking again gives the same answer; an undo that comes first leaves a tombstone, and the
-// step is then refused with STEP_UNDONE; the same step with other content is refused with STEP_REUSED.
+// step.h: makes a step and its undo idempotent, so that each context's decider sees every step at
+// most once, and every undo at most once and only of a step that was done. Asking again gives the
+// same answer; an undo that comes first leaves a tombstone, and the step is then refused with
+// STEP_UNDONE; the same step with other content is refused with STEP_REUSED.
 //
-// The record of the step lives in the resource that the step makes, keyed "<order_id>/<step_id>", in a field `step` of type
-// StepRecord. A context names its two deciders:
+// The record of the step lives in the resource that the step makes, keyed "<order_id>/<step_id>",
+// in a field `step` of type StepRecord. A context names its two deciders:
 //
 //   context.handlers.push_back(StepHandler<Payment, CaptureRequest>(
 //       "gaekju.payment.v1.PaymentService.Capture", kPayments, validate, more_keys,
-//       [](const CaptureRequest& request, const Caller&, Payment& payment, Turn& turn) -> Answer { … }));
+//       [](const CaptureRequest& request, const Caller&, Payment& payment, Turn& turn) -> Answer {
+//       … }));
 //   context.handlers.push_back(UndoHandler<Payment, RefundRequest>(
 //       "gaekju.payment.v1.PaymentService.Refund", kPayments, held_rows,
-//       [](Payment& payment, Turn& turn) -> Answer { … },      // the step was done: take it back; Done or Pending
-//       [](const RefundRequest&, Payment& payment, Turn& turn) { … }));  // it never was, or was refused or waits: mark it void
+//       [](Payment& payment, Turn& turn) -> Answer { … },      // the step was done: take it back;
+//       Done or Pending
+//       [](const RefundRequest&, Payment& payment, Turn& turn) { … }));  // it never was, or was
+//       refused or waits: mark it void
 //
-// A refusal of the do decider is recorded too. One that Validate makes is not: it says the same every time.
+// A refusal of the do decider is recorded too. One that Validate makes is not: it says the same
+// every time.
 #ifndef GAEKJU_FLOW_STEP_H_
 #define GAEKJU_FLOW_STEP_H_
 
@@ -35,10 +40,13 @@ inline std::string StepKey(absl::string_view order_id, absl::string_view step_id
   return absl::StrCat(order_id, "/", step_id);
 }
 
-// Checks order_id and step_id: 1 to 64 bytes each, and no "/", so that two steps never share a key. OK has code 0.
-google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_view step_id, absl::string_view domain);
+// Checks order_id and step_id: 1 to 64 bytes each, and no "/", so that two steps never share a key.
+// OK has code 0.
+google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_view step_id,
+                                    absl::string_view domain);
 
-// The answer a record stands for: what was answered before. REQUIRES: record.outcome() is set, or record.undo() is.
+// The answer a record stands for: what was answered before. REQUIRES: record.outcome() is set, or
+// record.undo() is.
 Answer RecordedAnswer(const StepRecord& record);
 // The answer that the record's undo stands for. REQUIRES: record.undo() is set.
 Answer RecordedUndoAnswer(const StepRecord& record);
@@ -46,16 +54,19 @@ Answer RecordedUndoAnswer(const StepRecord& record);
 void RecordAnswer(const Answer& answer, StepRecord* record);
 void RecordUndoAnswer(const Answer& answer, StepRecord* record);
 
-// A person answered a pending step: records it, and sends it to whoever asked last. `answer` is Done or Refuse.
-// REQUIRES: record->outcome() is pending, and the step has not been taken back.
+// A person answered a pending step: records it, and sends it to whoever asked last. `answer` is
+// Done or Refuse. REQUIRES: record->outcome() is pending, and the step has not been taken back.
 // `answer_type`: the response message's full name.
-void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn);
+void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, StepRecord* record,
+                       Turn& turn);
 // The same for a pending undo. REQUIRES: record->undo() is pending.
-void AnswerPendingUndo(const Answer& answer, absl::string_view answer_type, StepRecord* record, Turn& turn);
+void AnswerPendingUndo(const Answer& answer, absl::string_view answer_type, StepRecord* record,
+                       Turn& turn);
 
 template <class Resource, class Request>
 std::shared_ptr<const Handler> StepHandler(
-    std::string name, const Table& table, std::function<google::rpc::Status(const Request&)> validate,
+    std::string name, const Table& table,
+    std::function<google::rpc::Status(const Request&)> validate,
     std::function<void(const Request&, std::vector<RowKey>*)> more_keys,
     std::function<Answer(const Request&, const Caller&, Resource&, Turn&)> decide) {
   const std::string domain = name.substr(0, name.rfind('.'));
@@ -82,7 +93,8 @@ std::shared_ptr<const Handler> StepHandler(
             return Refuse(google::rpc::ALREADY_EXISTS, domain, "STEP_REUSED",
                           absl::StrCat("step ", key, " was asked before with other content"));
           }
-          // A plain call has nowhere for a later answer to go, so it does not take the answer from who has.
+          // A plain call has nowhere for a later answer to go, so it does not take the answer from
+          // who has.
           if (record.outcome() == Outcome::OUTCOME_PENDING && !caller.reply_to.empty() &&
               record.reply_to() != caller.reply_to) {
             turn.Edit<Resource>(table, key).mutable_step()->set_reply_to(caller.reply_to);
@@ -101,8 +113,9 @@ std::shared_ptr<const Handler> StepHandler(
       });
 }
 
-// `held_rows` appends the rows that taking the step back touches, as the resource tells; null when there are none but its own.
-// They are known only once the resource is loaded, so the handler then answers kRetry, once, before it changes anything.
+// `held_rows` appends the rows that taking the step back touches, as the resource tells; null when
+// there are none but its own. They are known only once the resource is loaded, so the handler then
+// answers kRetry, once, before it changes anything.
 template <class Resource, class Request>
 std::shared_ptr<const Handler> UndoHandler(
     std::string name, const Table& table,
@@ -118,7 +131,8 @@ std::shared_ptr<const Handler> UndoHandler(
       [&table](const Request& request, const Caller&, std::vector<RowKey>* keys) {
         keys->push_back({&table, StepKey(request.order_id(), request.step_id())});
       },
-      [&table, held_rows, undo, make_void](const Request& request, const Caller& caller, Turn& turn) {
+      [&table, held_rows, undo, make_void](const Request& request, const Caller& caller,
+                                           Turn& turn) {
         const std::string key = StepKey(request.order_id(), request.step_id());
         const Resource* found = turn.Find<Resource>(table, key);
         if (found != nullptr && found->step().undo() != Outcome::OUTCOME_UNSPECIFIED) {

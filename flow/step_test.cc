@@ -42,7 +42,9 @@ class StepTest : public ::testing::Test {
                      ? MakeStatus(google::rpc::INVALID_ARGUMENT, "test", "BAD", "bad")
                      : google::rpc::Status();
         },
-        [](const AcceptOrderRequest&, std::vector<RowKey>* keys) { keys->push_back({&kShelf, "x"}); },
+        [](const AcceptOrderRequest&, std::vector<RowKey>* keys) {
+          keys->push_back({&kShelf, "x"});
+        },
         [this](const AcceptOrderRequest&, const Caller&, Acceptance&, Turn& turn) {
           calls_.push_back("do");
           turn.Find<Item>(kShelf, "x");  // announced by more_keys
@@ -99,13 +101,16 @@ class StepTest : public ::testing::Test {
   void Store(Turn& turn) {
     for (const RowKey& key : turn.order()) {
       const Turn::Row& row = turn.row(key);
-      if (key.table == &kRows && row.dirty) rows_[key.key] = static_cast<const Acceptance&>(*row.body);
+      if (key.table == &kRows && row.dirty)
+        rows_[key.key] = static_cast<const Acceptance&>(*row.body);
     }
     for (Envelope& envelope : turn.envelopes()) sent_.push_back(std::move(envelope));
   }
 
   Answer Do(const std::string& reply_to = "order") { return Run(*do_, request_, reply_to); }
-  Answer Undo(const std::string& reply_to = "order") { return Run(*undo_, undo_request_, reply_to); }
+  Answer Undo(const std::string& reply_to = "order") {
+    return Run(*undo_, undo_request_, reply_to);
+  }
 
   // A person's answer, in a turn of its own.
   void Person(const std::function<void(StepRecord*, Turn&)>& answer) {
@@ -274,7 +279,12 @@ TEST_F(StepTest, AnUndoSeesTheRowsThatTheResourceNames) {
 }
 
 TEST_F(StepTest, AnUndoThatTakesNothingBackAsksForNoRows) {
-  held_ = {"x"};
+  held_ = {"y"};
+  Undo();
+  request_.set_order_id("o2");
+  undo_request_.set_order_id("o2");
+  do_answer_ = No();
+  Do();
   Undo();
   EXPECT_EQ(retries_, 0);
 }
@@ -322,7 +332,8 @@ TEST_F(StepTest, ThePendingAnswerGoesToTheLatestAsker) {
   EXPECT_EQ(written_, 1);
   Do("second");
   EXPECT_EQ(written_, 0);
-  Person([](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
+  Person(
+      [](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
   ASSERT_EQ(sent_.size(), 1u);
   EXPECT_EQ(sent_[0].to, "second");
 }
@@ -331,7 +342,8 @@ TEST_F(StepTest, APlainCallDoesNotTakeThePendingAnswerAway) {
   do_answer_ = Pending();
   Do("order");
   Do("");
-  Person([](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
+  Person(
+      [](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
   ASSERT_EQ(sent_.size(), 1u);
   EXPECT_EQ(sent_[0].to, "order");
 }
@@ -339,7 +351,8 @@ TEST_F(StepTest, APlainCallDoesNotTakeThePendingAnswerAway) {
 TEST_F(StepTest, AnAnswerThatNobodyWaitsForIsOnlyRecorded) {
   do_answer_ = Pending();
   Do("");
-  Person([](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
+  Person(
+      [](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
   EXPECT_THAT(sent_, IsEmpty());
   EXPECT_EQ(Do("").kind, Answer::Kind::kDone);
 }

@@ -1,5 +1,6 @@
 // values.h: what the deciders of every context need of times, and the checks of a request's fields.
-// Checks are made in the order in which they are written; the first that fails is the answer, and names its field.
+// Checks are made in the order in which they are written; the first that fails is the answer, and
+// names its field.
 //
 //   return FieldChecks(kDomain)
 //       .Id("product_id", request.product_id())
@@ -49,9 +50,8 @@ class FieldChecks {
   FieldChecks& Money(absl::string_view field, const gaekju::type::v1::Money& money,
                      int64_t minor_units_min);
   // 1 to 100 lines, each with a product, 1 to 1,000,000 of it, and a name of at most 256 bytes.
-  FieldChecks& Lines(
-      absl::string_view field,
-      const google::protobuf::RepeatedPtrField<gaekju::type::v1::LineItem>& lines);
+  FieldChecks& Lines(absl::string_view field,
+                     const google::protobuf::RepeatedPtrField<gaekju::type::v1::LineItem>& lines);
   // Anything else. `rule` completes "<field> …".
   FieldChecks& That(bool holds, absl::string_view field, absl::string_view rule);
 

@@ -98,9 +98,10 @@ Answer CreateProduct(const CreateProductRequest& request, const Caller&, Turn& t
   const uint64_t fingerprint = flow::Fingerprint(request);
   if (const Product* found = turn.Find<Product>(kProducts, request.product_id())) {
     if (found->request_fingerprint() != fingerprint) {
-      return flow::Refuse(google::rpc::ALREADY_EXISTS, kDomain, "PRODUCT_EXISTS",
-                          absl::StrCat("product ", request.product_id(), " was created with other content"),
-                          "product_id");
+      return flow::Refuse(
+          google::rpc::ALREADY_EXISTS, kDomain, "PRODUCT_EXISTS",
+          absl::StrCat("product ", request.product_id(), " was created with other content"),
+          "product_id");
     }
     return DoneWithProduct<CreateProductResponse>(*found);
   }
@@ -153,7 +154,8 @@ Answer AdjustStock(const AdjustStockRequest& request, const Caller&, Turn& turn)
   }
   if (available_count > kStockCountMax) {
     return flow::Refuse(FAILED_PRECONDITION, kDomain, "STOCK_FULL",
-                        absl::StrCat("at most ", kStockCountMax, " can be in stock"), "delta_count");
+                        absl::StrCat("at most ", kStockCountMax, " can be in stock"),
+                        "delta_count");
   }
   StockChange& change = turn.Edit<StockChange>(kStockChanges, change_key);
   change.set_change_key(change_key);
@@ -173,21 +175,24 @@ Answer AdjustStock(const AdjustStockRequest& request, const Caller&, Turn& turn)
 struct Price {
   Answer refusal;  // kRefused, or the rest holds
   Money amount;
-  std::vector<LineItem> lines;       // merged by product, with name and unit price
-  std::vector<std::string> fields;   // where the request first names each: "lines[1]"
+  std::vector<LineItem> lines;      // merged by product, with name and unit price
+  std::vector<std::string> fields;  // where the request first names each: "lines[1]"
   bool refused() const { return refusal.kind == Answer::Kind::kRefused; }
 };
 
-Price Refused(int code, absl::string_view reason, absl::string_view message, absl::string_view field) {
+Price Refused(int code, absl::string_view reason, absl::string_view message,
+              absl::string_view field) {
   Price price;
   price.refusal = flow::Refuse(code, kDomain, reason, message, field);
   return price;
 }
 
-bool IsSet(const Money& money) { return money.minor_units() != 0 || !money.currency_code().empty(); }
+bool IsSet(const Money& money) {
+  return money.minor_units() != 0 || !money.currency_code().empty();
+}
 
-// Quote and Reserve have the same fields. Checks in this order: every product is known, then its currency, then the
-// sum fits, then it is what the buyer was shown.
+// Quote and Reserve have the same fields. Checks in this order: every product is known, then its
+// currency, then the sum fits, then it is what the buyer was shown.
 template <class Request>
 google::rpc::Status ValidatePricing(const Request& request) {
   flow::FieldChecks checks(kDomain);
@@ -211,12 +216,15 @@ Price PriceOf(const Request& request, const Turn& turn) {
     const Product* product = turn.Find<Product>(kProducts, asked.product_id());
     if (product == nullptr) {
       return Refused(google::rpc::NOT_FOUND, "PRODUCT_UNKNOWN",
-                     absl::StrCat("no product ", asked.product_id()), absl::StrCat(field, ".product_id"));
+                     absl::StrCat("no product ", asked.product_id()),
+                     absl::StrCat(field, ".product_id"));
     }
-    const auto [it, inserted] = index_by_product.try_emplace(asked.product_id(), price.lines.size());
+    const auto [it, inserted] =
+        index_by_product.try_emplace(asked.product_id(), price.lines.size());
     if (!inserted) {
       LineItem& line = price.lines[it->second];
-      line.set_quantity(line.quantity() + asked.quantity());  // at most 100 lines of 1,000,000: fits
+      line.set_quantity(line.quantity() +
+                        asked.quantity());  // at most 100 lines of 1,000,000: fits
       continue;
     }
     LineItem line;
@@ -231,18 +239,21 @@ Price PriceOf(const Request& request, const Turn& turn) {
   for (size_t i = 0; i < price.lines.size(); ++i) {
     const LineItem& line = price.lines[i];
     if (line.unit_price().currency_code() != request.currency_code()) {
-      return Refused(FAILED_PRECONDITION, "CURRENCY_MISMATCH",
-                     absl::StrCat(line.product_id(), " is priced in ", line.unit_price().currency_code(), ", not ",
-                                  request.currency_code()),
-                     absl::StrCat(price.fields[i], ".product_id"));
+      return Refused(
+          FAILED_PRECONDITION, "CURRENCY_MISMATCH",
+          absl::StrCat(line.product_id(), " is priced in ", line.unit_price().currency_code(),
+                       ", not ", request.currency_code()),
+          absl::StrCat(price.fields[i], ".product_id"));
     }
   }
   for (size_t i = 0; i < price.lines.size(); ++i) {
     const LineItem& line = price.lines[i];
     int64_t line_total = 0;
-    if (__builtin_mul_overflow(line.unit_price().minor_units(), int64_t{line.quantity()}, &line_total) ||
+    if (__builtin_mul_overflow(line.unit_price().minor_units(), int64_t{line.quantity()},
+                               &line_total) ||
         __builtin_add_overflow(total, line_total, &total)) {
-      return Refused(google::rpc::OUT_OF_RANGE, "AMOUNT_TOO_LARGE", "the total does not fit into 64 bits",
+      return Refused(google::rpc::OUT_OF_RANGE, "AMOUNT_TOO_LARGE",
+                     "the total does not fit into 64 bits",
                      absl::StrCat(price.fields[i], ".quantity"));
     }
   }
@@ -252,7 +263,8 @@ Price PriceOf(const Request& request, const Turn& turn) {
   if (!IsSet(expected)) return price;
   if (expected.currency_code() != request.currency_code()) {
     return Refused(FAILED_PRECONDITION, "CURRENCY_MISMATCH",
-                   absl::StrCat("the total is in ", request.currency_code(), ", not ", expected.currency_code()),
+                   absl::StrCat("the total is in ", request.currency_code(), ", not ",
+                                expected.currency_code()),
                    "expected_total.currency_code");
   }
   if (expected.minor_units() != total) {
@@ -286,11 +298,12 @@ Answer Quote(const QuoteRequest& request, const Caller&, Turn& turn) {
 Answer ShortOf(const Price& price, const Turn& turn) {
   for (size_t i = 0; i < price.lines.size(); ++i) {
     const LineItem& line = price.lines[i];
-    const int64_t available_count = turn.Find<Product>(kProducts, line.product_id())->available_count();
+    const int64_t available_count =
+        turn.Find<Product>(kProducts, line.product_id())->available_count();
     if (available_count < line.quantity()) {
       return flow::Refuse(FAILED_PRECONDITION, kDomain, "STOCK_SHORT",
-                          absl::StrCat("only ", available_count, " of ", line.product_id(), " left, not ",
-                                       line.quantity()),
+                          absl::StrCat("only ", available_count, " of ", line.product_id(),
+                                       " left, not ", line.quantity()),
                           absl::StrCat(price.fields[i], ".quantity"));
     }
   }
@@ -305,7 +318,8 @@ void MoveStock(const RepeatedPtrField<LineItem>& lines, int sign, Turn& turn) {
     product.set_available_count(product.available_count() - count);
     product.set_reserved_count(product.reserved_count() + count);
     GK_CHECK(product.available_count() >= 0 && product.reserved_count() >= 0)
-        << product.product_id() << " " << product.available_count() << " " << product.reserved_count();
+        << product.product_id() << " " << product.available_count() << " "
+        << product.reserved_count();
   }
 }
 
@@ -341,7 +355,8 @@ Answer Release(Reservation& reservation, Turn& turn) {
   return flow::Done(ReleaseResponse());
 }
 
-// Nothing was taken: a refused reservation stays refused, one that never came leaves a tombstone. No stock moved, so no event.
+// Nothing was taken: a refused reservation stays refused, one that never came leaves a tombstone.
+// No stock moved, so no event.
 void Void(const ReleaseRequest& request, Reservation& reservation, Turn&) {
   if (reservation.state() == Reservation::STATE_REFUSED) return;
   reservation.set_reservation_id(flow::StepKey(request.order_id(), request.step_id()));
@@ -391,12 +406,9 @@ flow::Context MakeContext() {
       {absl::StrCat(kDomain, ".GetProduct"), &kProducts, "product_id", "product", Show<Product>},
       {absl::StrCat(kDomain, ".GetReservation"), &kReservations, "reservation_id", "reservation",
        Show<Reservation>}};
-  context.lists = {{absl::StrCat(kDomain, ".ListProducts"),
-                    &kProducts,
-                    /*filters=*/{},
-                    "products",
-                    /*newest_first=*/false,
-                    Show<Product>}};
+  context.lists = {{absl::StrCat(kDomain, ".ListProducts"), &kProducts,
+                    /*filters=*/{}, "products",
+                    /*newest_first=*/false, Show<Product>}};
   return context;
 }
 

@@ -1,7 +1,8 @@
 // catalog.h: decides what is for sale, for how much, and who gets what is left.
 // Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants: README.md.
 //
-//   const flow::Context& catalog = CatalogContext();   // what the shell, the checker and the simulator run
+//   const flow::Context& catalog = CatalogContext();   // what the shell, the checker and the
+//   simulator run
 #ifndef GAEKJU_SERVICES_CATALOG_CATALOG_H_
 #define GAEKJU_SERVICES_CATALOG_CATALOG_H_
 

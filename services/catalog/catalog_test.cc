@@ -61,7 +61,8 @@ AdjustStockRequest Adjust(const std::string& product_id, int64_t delta_count,
 }
 
 template <class Request = ReserveRequest>
-Request Asking(const Lines& lines, const std::string& order_id = "o1", int64_t expected_total = -1) {
+Request Asking(const Lines& lines, const std::string& order_id = "o1",
+               int64_t expected_total = -1) {
   Request request;
   request.set_order_id(order_id);
   request.set_step_id("stock");
@@ -93,7 +94,8 @@ std::string FieldOf(const Answer& answer) {
   return "";
 }
 
-// Products: 10 tables at 100, 5 clocks at 7, 1 tv at 9 dollars, and gold at half of what 64 bits hold.
+// Products: 10 tables at 100, 5 clocks at 7, 1 tv at 9 dollars, and gold at half of what 64 bits
+// hold.
 class CatalogTest : public ::testing::Test {
  protected:
   CatalogTest() {
@@ -202,14 +204,16 @@ TEST_F(CatalogTest, AdjustmentsThatCannotBeAreRefused) {
   const Case cases[] = {
       {Adjust("", 1, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "product_id"},
       {Adjust("table", 0, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "delta_count"},
-      {Adjust("table", kStockCountMax + 1, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "delta_count"},
-      {Adjust("table", std::numeric_limits<int64_t>::min(), "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
+      {Adjust("table", kStockCountMax + 1, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
        "delta_count"},
+      {Adjust("table", std::numeric_limits<int64_t>::min(), "r"), google::rpc::INVALID_ARGUMENT,
+       "FIELD_INVALID", "delta_count"},
       {Adjust("table", 1, ""), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "request_id"},
       {Adjust("table", 4, "r1"), google::rpc::ALREADY_EXISTS, "REQUEST_ID_REUSED", "request_id"},
       {Adjust("nothing", 1, "r"), google::rpc::NOT_FOUND, "PRODUCT_UNKNOWN", "product_id"},
       {Adjust("table", -14, "r"), google::rpc::FAILED_PRECONDITION, "STOCK_SHORT", "delta_count"},
-      {Adjust("table", kStockCountMax, "r"), google::rpc::FAILED_PRECONDITION, "STOCK_FULL", "delta_count"},
+      {Adjust("table", kStockCountMax, "r"), google::rpc::FAILED_PRECONDITION, "STOCK_FULL",
+       "delta_count"},
   };
   for (const Case& c : cases) {
     const Answer answer = catalog_.Call(c.request);
@@ -218,7 +222,8 @@ TEST_F(CatalogTest, AdjustmentsThatCannotBeAreRefused) {
     EXPECT_EQ(FieldOf(answer), c.field) << c.reason;
     EXPECT_EQ(catalog_.written_count(), 0) << c.reason;
   }
-  EXPECT_EQ(catalog_.Call(Adjust("table", -13, "r")).kind, Answer::Kind::kDone) << "a refusal takes no request_id";
+  EXPECT_EQ(catalog_.Call(Adjust("table", -13, "r")).kind, Answer::Kind::kDone)
+      << "a refusal takes no request_id";
 }
 
 TEST_F(CatalogTest, TheSameRequestIdForAnotherProductIsAnotherRequest) {
@@ -260,28 +265,65 @@ TEST_F(CatalogTest, RefusalsOfQuoteAndReserve) {
   };
   const Case cases[] = {
       {"no lines", {}, -1, google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "lines"},
-      {"negative", {{"table", 1}, {"clock", -1}}, -1, google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
+      {"negative",
+       {{"table", 1}, {"clock", -1}},
+       -1,
+       google::rpc::INVALID_ARGUMENT,
+       "FIELD_INVALID",
        "lines[1].quantity"},
-      {"unknown", {{"table", 1}, {"sofa", 1}}, -1, google::rpc::NOT_FOUND, "PRODUCT_UNKNOWN",
+      {"unknown",
+       {{"table", 1}, {"sofa", 1}},
+       -1,
+       google::rpc::NOT_FOUND,
+       "PRODUCT_UNKNOWN",
        "lines[1].product_id"},
-      {"unknown before currency", {{"tv", 1}, {"sofa", 1}}, -1, google::rpc::NOT_FOUND, "PRODUCT_UNKNOWN",
+      {"unknown before currency",
+       {{"tv", 1}, {"sofa", 1}},
+       -1,
+       google::rpc::NOT_FOUND,
+       "PRODUCT_UNKNOWN",
        "lines[1].product_id"},
-      {"dollars", {{"table", 1}, {"tv", 1}}, -1, google::rpc::FAILED_PRECONDITION, "CURRENCY_MISMATCH",
+      {"dollars",
+       {{"table", 1}, {"tv", 1}},
+       -1,
+       google::rpc::FAILED_PRECONDITION,
+       "CURRENCY_MISMATCH",
        "lines[1].product_id"},
-      {"currency before overflow", {{"gold", 3}, {"tv", 1}}, -1, google::rpc::FAILED_PRECONDITION,
-       "CURRENCY_MISMATCH", "lines[1].product_id"},
-      {"a product overflows", {{"table", 1}, {"gold", 3}}, -1, google::rpc::OUT_OF_RANGE, "AMOUNT_TOO_LARGE",
+      {"currency before overflow",
+       {{"gold", 3}, {"tv", 1}},
+       -1,
+       google::rpc::FAILED_PRECONDITION,
+       "CURRENCY_MISMATCH",
+       "lines[1].product_id"},
+      {"a product overflows",
+       {{"table", 1}, {"gold", 3}},
+       -1,
+       google::rpc::OUT_OF_RANGE,
+       "AMOUNT_TOO_LARGE",
        "lines[1].quantity"},
-      {"a sum overflows", {{"gold", 2}, {"table", 1}}, -1, google::rpc::OUT_OF_RANGE, "AMOUNT_TOO_LARGE",
+      {"a sum overflows",
+       {{"gold", 2}, {"table", 1}},
+       -1,
+       google::rpc::OUT_OF_RANGE,
+       "AMOUNT_TOO_LARGE",
        "lines[1].quantity"},
-      {"dearer", {{"table", 2}}, 199, google::rpc::FAILED_PRECONDITION, "PRICE_CHANGED",
+      {"dearer",
+       {{"table", 2}},
+       199,
+       google::rpc::FAILED_PRECONDITION,
+       "PRICE_CHANGED",
        "expected_total.minor_units"},
-      {"cheaper", {{"table", 2}}, 201, google::rpc::FAILED_PRECONDITION, "PRICE_CHANGED",
+      {"cheaper",
+       {{"table", 2}},
+       201,
+       google::rpc::FAILED_PRECONDITION,
+       "PRICE_CHANGED",
        "expected_total.minor_units"},
   };
   for (const Case& c : cases) {
-    for (const Answer& answer : {catalog_.Call(Asking<QuoteRequest>(c.lines, "o", c.expected_total)),
-                                 catalog_.Call(Asking(c.lines, c.what, c.expected_total))}) {
+    for (const Answer& answer :
+         {catalog_.Call(Asking<QuoteRequest>(c.lines, "o", c.expected_total)),
+          catalog_.Call(Asking(c.lines, c.what, c.expected_total))}) {
       EXPECT_EQ(answer.status.code(), c.code) << c.what;
       EXPECT_EQ(flow::ReasonOf(answer.status), c.reason) << c.what;
       EXPECT_EQ(FieldOf(answer), c.field) << c.what;
@@ -302,7 +344,8 @@ TEST_F(CatalogTest, BadPricingRequestsNameTheField) {
       {"step_id", [](auto* r) { r->clear_step_id(); }},
       {"lines[0].product_id", [](auto* r) { r->mutable_lines(0)->clear_product_id(); }},
       {"currency_code", [](auto* r) { r->set_currency_code("krw"); }},
-      {"expected_total.currency_code", [](auto* r) { r->mutable_expected_total()->set_minor_units(1); }},
+      {"expected_total.currency_code",
+       [](auto* r) { r->mutable_expected_total()->set_minor_units(1); }},
       {"expected_total.minor_units",
        [](auto* r) {
          r->mutable_expected_total()->set_currency_code("KRW");
@@ -368,12 +411,14 @@ TEST_F(CatalogTest, ReserveTakesAllOrNone) {
   EXPECT_EQ(Row().state(), Reservation::STATE_REFUSED);
   EXPECT_THAT(catalog_.TakeEvents(), IsEmpty());
   catalog_.Call(Adjust("clock", 1, "r1"));
-  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"table", 2}, {"clock", 6}})).status), "STOCK_SHORT")
+  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"table", 2}, {"clock", 6}})).status),
+            "STOCK_SHORT")
       << "the same step keeps its answer";
 }
 
 TEST_F(CatalogTest, LinesOfOneProductAreAddedUp) {
-  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"clock", 3}, {"table", 1}, {"clock", 3}}, "o1")).status),
+  EXPECT_EQ(flow::ReasonOf(
+                catalog_.Call(Asking({{"clock", 3}, {"table", 1}, {"clock", 3}}, "o1")).status),
             "STOCK_SHORT");
   ReserveResponse response;
   ASSERT_TRUE(response.ParseFromString(
@@ -397,7 +442,8 @@ TEST_F(CatalogTest, ReleaseGivesBackOnce) {
               ElementsAre("StockReserved o1/stock@1", "StockReleased o1/stock@2"));
   EXPECT_EQ(catalog_.Call(Release()).kind, Answer::Kind::kDone);
   EXPECT_EQ(catalog_.written_count(), 0);
-  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"table", 2}, {"clock", 5}})).status), "STEP_UNDONE");
+  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"table", 2}, {"clock", 5}})).status),
+            "STEP_UNDONE");
   EXPECT_EQ(Stock("table"), "10+0");
 }
 
@@ -465,14 +511,15 @@ TEST_F(CatalogTest, ReadsShowRowsWithoutWhatIsKeptInside) {
   EXPECT_THAT(ids, ElementsAre("clock", "gold", "table", "tv"));
 }
 
-// Any order of creations, adjustments, reservations, releases and repeats, alone and together in turns.
+// Any order of creations, adjustments, reservations, releases and repeats, alone and together in
+// turns.
 TEST(CatalogProperty, StockIsConservedAndNeverBelowZero) {
   for (const uint64_t seed : testing::Seeds(200)) {
     SCOPED_TRACE(testing::Replay(seed));
     std::mt19937_64 random(seed);
     testing::TurnHarness catalog(CatalogContext());
-    std::map<std::string, int64_t> owned;     // created with + adjusted by
-    std::map<std::string, bool> counted;      // adjustments that were done
+    std::map<std::string, int64_t> owned;  // created with + adjusted by
+    std::map<std::string, bool> counted;   // adjustments that were done
     for (const std::string product_id : {"a", "b", "c"}) {
       owned[product_id] = testing::Pick(random, 20);
       catalog.Call(Create(product_id, 1 + testing::Pick(random, 9), owned[product_id]));
@@ -485,9 +532,11 @@ TEST(CatalogProperty, StockIsConservedAndNeverBelowZero) {
         switch (testing::Pick(random, 4)) {
           case 0: {
             const int number = testing::Pick(random, 12);
-            // The number decides the change, so that a repeat is one; one in ten reuses it with other content.
+            // The number decides the change, so that a repeat is one; one in ten reuses it with
+            // other content.
             requests.push_back(std::make_unique<AdjustStockRequest>(
-                Adjust(product_id, number - 7 == 0 ? 1 : number - 7 + (testing::Pick(random, 10) == 0 ? 20 : 0),
+                Adjust(product_id,
+                       number - 7 == 0 ? 1 : number - 7 + (testing::Pick(random, 10) == 0 ? 20 : 0),
                        absl::StrCat("r", number))));
             break;
           }
@@ -497,7 +546,8 @@ TEST(CatalogProperty, StockIsConservedAndNeverBelowZero) {
           default:
             requests.push_back(std::make_unique<ReserveRequest>(
                 Asking({{product_id, 1 + testing::Pick(random, 6)},
-                        {std::string(1, static_cast<char>('a' + testing::Pick(random, 3))), 1 + testing::Pick(random, 3)}},
+                        {std::string(1, static_cast<char>('a' + testing::Pick(random, 3))),
+                         1 + testing::Pick(random, 3)}},
                        order_id)));
         }
       }
@@ -516,7 +566,8 @@ TEST(CatalogProperty, StockIsConservedAndNeverBelowZero) {
       for (const auto& [key, row] : catalog.Rows(kReservations)) {
         const auto& reservation = static_cast<const Reservation&>(*row.body);
         if (reservation.state() != Reservation::STATE_HELD) continue;
-        ASSERT_EQ(reservation.step().undo(), flow::Outcome::OUTCOME_UNSPECIFIED) << key << " was taken back and holds";
+        ASSERT_EQ(reservation.step().undo(), flow::Outcome::OUTCOME_UNSPECIFIED)
+            << key << " was taken back and holds";
         for (const auto& line : reservation.lines()) held[line.product_id()] += line.quantity();
       }
       for (const auto& [key, row] : catalog.Rows(kProducts)) {

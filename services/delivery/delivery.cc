@@ -71,11 +71,13 @@ void EmitEvent(const Delivery& delivery, Turn& turn) {
 }
 
 bool IsStopped(const Delivery& delivery) {
-  return delivery.state() == Delivery::STATE_CANCELLED || delivery.state() == Delivery::STATE_RETURNING;
+  return delivery.state() == Delivery::STATE_CANCELLED ||
+         delivery.state() == Delivery::STATE_RETURNING;
 }
 
 bool HasArrived(const Delivery& delivery) {
-  return delivery.state() == Delivery::STATE_DELIVERED || delivery.state() == Delivery::STATE_RECEIVED;
+  return delivery.state() == Delivery::STATE_DELIVERED ||
+         delivery.state() == Delivery::STATE_RECEIVED;
 }
 
 // --- the step and its undo
@@ -136,14 +138,16 @@ Answer NotFound(const std::string& delivery_id) {
 
 Answer RefuseStopped(const Delivery& delivery) {
   return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "DELIVERY_CANCELLED",
-                      absl::StrCat("the delivery is ", Delivery::State_Name(delivery.state())), "delivery_id");
+                      absl::StrCat("the delivery is ", Delivery::State_Name(delivery.state())),
+                      "delivery_id");
 }
 
 google::rpc::Status ValidateRecordProgress(const RecordProgressRequest& request) {
   return flow::FieldChecks(kDomain)
       .Key("delivery_id", request.delivery_id())
-      .That(request.state() == Delivery::STATE_IN_TRANSIT || request.state() == Delivery::STATE_DELIVERED, "state",
-            "must be STATE_IN_TRANSIT or STATE_DELIVERED")
+      .That(request.state() == Delivery::STATE_IN_TRANSIT ||
+                request.state() == Delivery::STATE_DELIVERED,
+            "state", "must be STATE_IN_TRANSIT or STATE_DELIVERED")
       .status();
 }
 
@@ -151,7 +155,8 @@ Answer RecordProgress(const RecordProgressRequest& request, const Caller&, Turn&
   const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
   if (found == nullptr) return NotFound(request.delivery_id());
   if (IsStopped(*found)) return RefuseStopped(*found);
-  // STARTED < IN_TRANSIT < DELIVERED < RECEIVED: never backwards, so what is reported late changes nothing.
+  // STARTED < IN_TRANSIT < DELIVERED < RECEIVED: never backwards, so what is reported late changes
+  // nothing.
   if (found->state() >= request.state()) return DoneWithDelivery<RecordProgressResponse>(*found);
   Delivery& delivery = turn.Edit<Delivery>(kDeliveries, request.delivery_id());
   delivery.set_state(request.state());
@@ -169,15 +174,18 @@ google::rpc::Status ValidateConfirmReceipt(const ConfirmReceiptRequest& request)
 Answer ConfirmReceipt(const ConfirmReceiptRequest& request, const Caller&, Turn& turn) {
   const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
   // Somebody else's delivery is none, so that ids tell strangers nothing.
-  if (found == nullptr || (!request.customer_id().empty() && request.customer_id() != found->customer_id())) {
+  if (found == nullptr ||
+      (!request.customer_id().empty() && request.customer_id() != found->customer_id())) {
     return NotFound(request.delivery_id());
   }
   if (IsStopped(*found)) return RefuseStopped(*found);
-  if (found->state() == Delivery::STATE_RECEIVED) return DoneWithDelivery<ConfirmReceiptResponse>(*found);
+  if (found->state() == Delivery::STATE_RECEIVED)
+    return DoneWithDelivery<ConfirmReceiptResponse>(*found);
   Delivery& delivery = turn.Edit<Delivery>(kDeliveries, request.delivery_id());
   delivery.set_state(Delivery::STATE_RECEIVED);
   // The buyer knows before the courier has told us: it has arrived by now.
-  if (!delivery.has_deliver_time()) *delivery.mutable_deliver_time() = flow::ToTimestamp(turn.now_us());
+  if (!delivery.has_deliver_time())
+    *delivery.mutable_deliver_time() = flow::ToTimestamp(turn.now_us());
   EmitEvent<DeliveryReceived>(delivery, turn);
   return DoneWithDelivery<ConfirmReceiptResponse>(delivery);
 }
@@ -193,18 +201,20 @@ flow::Context MakeContext() {
   context.service = kDomain;
   context.tables = {&kDeliveries};
   context.handlers = {
-      flow::StepHandler<Delivery, StartRequest>(absl::StrCat(kDomain, ".Start"), kDeliveries, ValidateStart,
+      flow::StepHandler<Delivery, StartRequest>(absl::StrCat(kDomain, ".Start"), kDeliveries,
+                                                ValidateStart,
                                                 /*more_keys=*/nullptr, Start),
       flow::UndoHandler<Delivery, CancelRequest>(absl::StrCat(kDomain, ".Cancel"), kDeliveries,
                                                  /*held_rows=*/nullptr, Cancel, Void),
       std::make_shared<flow::FunctionHandler<RecordProgressRequest>>(
-          absl::StrCat(kDomain, ".RecordProgress"), ValidateRecordProgress, DeliveryKey<RecordProgressRequest>,
-          RecordProgress),
+          absl::StrCat(kDomain, ".RecordProgress"), ValidateRecordProgress,
+          DeliveryKey<RecordProgressRequest>, RecordProgress),
       std::make_shared<flow::FunctionHandler<ConfirmReceiptRequest>>(
-          absl::StrCat(kDomain, ".ConfirmReceipt"), ValidateConfirmReceipt, DeliveryKey<ConfirmReceiptRequest>,
-          ConfirmReceipt),
+          absl::StrCat(kDomain, ".ConfirmReceipt"), ValidateConfirmReceipt,
+          DeliveryKey<ConfirmReceiptRequest>, ConfirmReceipt),
   };
-  context.gets = {{absl::StrCat(kDomain, ".GetDelivery"), &kDeliveries, "delivery_id", "delivery", Show}};
+  context.gets = {
+      {absl::StrCat(kDomain, ".GetDelivery"), &kDeliveries, "delivery_id", "delivery", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListDeliveries"),
                     &kDeliveries,
                     {"order_id", "customer_id"},

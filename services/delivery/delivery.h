@@ -1,7 +1,8 @@
 // delivery.h: decides what may happen to the shipment of one order's step.
 // Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants: README.md.
 //
-//   const flow::Context& delivery = DeliveryContext();   // what the shell, the checker and the simulator run
+//   const flow::Context& delivery = DeliveryContext();   // what the shell, the checker and the
+//   simulator run
 #ifndef GAEKJU_SERVICES_DELIVERY_DELIVERY_H_
 #define GAEKJU_SERVICES_DELIVERY_DELIVERY_H_
 

@@ -61,7 +61,8 @@ RecordProgressRequest Progress(Delivery::State state, const std::string& deliver
   return request;
 }
 
-ConfirmReceiptRequest Receive(const std::string& customer_id = "", const std::string& delivery_id = "o1/ship") {
+ConfirmReceiptRequest Receive(const std::string& customer_id = "",
+                              const std::string& delivery_id = "o1/ship") {
   ConfirmReceiptRequest request;
   request.set_delivery_id(delivery_id);
   request.set_customer_id(customer_id);
@@ -89,15 +90,24 @@ class DeliveryTest : public ::testing::Test {
     if (state == Delivery::STATE_UNSPECIFIED) return;
     deliveries_.Call(Start());
     switch (state) {
-      case Delivery::STATE_IN_TRANSIT: deliveries_.Call(Progress(Delivery::STATE_IN_TRANSIT)); break;
-      case Delivery::STATE_DELIVERED: deliveries_.Call(Progress(Delivery::STATE_DELIVERED)); break;
-      case Delivery::STATE_RECEIVED: deliveries_.Call(Receive()); break;
-      case Delivery::STATE_CANCELLED: deliveries_.Call(Cancel()); break;
+      case Delivery::STATE_IN_TRANSIT:
+        deliveries_.Call(Progress(Delivery::STATE_IN_TRANSIT));
+        break;
+      case Delivery::STATE_DELIVERED:
+        deliveries_.Call(Progress(Delivery::STATE_DELIVERED));
+        break;
+      case Delivery::STATE_RECEIVED:
+        deliveries_.Call(Receive());
+        break;
+      case Delivery::STATE_CANCELLED:
+        deliveries_.Call(Cancel());
+        break;
       case Delivery::STATE_RETURNING:
         deliveries_.Call(Progress(Delivery::STATE_DELIVERED));
         deliveries_.Call(Cancel());
         break;
-      default: break;
+      default:
+        break;
     }
     EXPECT_EQ(Row().state(), state);
     deliveries_.TakeEnvelopes();
@@ -168,8 +178,9 @@ TEST_F(DeliveryTest, BadRequestsNameTheField) {
   }
   EXPECT_EQ(FieldOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED, "o1"))), "delivery_id");
   EXPECT_EQ(FieldOf(deliveries_.Call(Receive("", ""))), "delivery_id");
-  for (const auto state : {Delivery::STATE_UNSPECIFIED, Delivery::STATE_STARTED, Delivery::STATE_RECEIVED,
-                           Delivery::STATE_CANCELLED, Delivery::STATE_RETURNING, static_cast<Delivery::State>(9)}) {
+  for (const auto state :
+       {Delivery::STATE_UNSPECIFIED, Delivery::STATE_STARTED, Delivery::STATE_RECEIVED,
+        Delivery::STATE_CANCELLED, Delivery::STATE_RETURNING, static_cast<Delivery::State>(9)}) {
     EXPECT_EQ(FieldOf(deliveries_.Call(Progress(state))), "state") << state;
   }
   EXPECT_THAT(deliveries_.Rows(kDeliveries), IsEmpty());
@@ -231,7 +242,8 @@ TEST_F(DeliveryTest, Transitions) {
     }
     const bool stopped = c.then == S::STATE_CANCELLED || c.then == S::STATE_RETURNING;
     EXPECT_EQ(Row().has_cancel_time(), stopped);
-    if (c.then == S::STATE_DELIVERED || c.then == S::STATE_RECEIVED || c.then == S::STATE_RETURNING) {
+    if (c.then == S::STATE_DELIVERED || c.then == S::STATE_RECEIVED ||
+        c.then == S::STATE_RETURNING) {
       EXPECT_TRUE(Row().has_deliver_time());
     }
   }
@@ -251,7 +263,8 @@ TEST_F(DeliveryTest, TheReceiptDoesNotMoveTheTimeOfDelivery) {
 TEST_F(DeliveryTest, ProgressAnswersTheShipmentAsItIs) {
   Given(Delivery::STATE_RECEIVED);
   RecordProgressResponse response;
-  ASSERT_TRUE(response.ParseFromString(deliveries_.Call(Progress(Delivery::STATE_IN_TRANSIT)).payload));
+  ASSERT_TRUE(
+      response.ParseFromString(deliveries_.Call(Progress(Delivery::STATE_IN_TRANSIT)).payload));
   EXPECT_EQ(response.delivery().state(), Delivery::STATE_RECEIVED);
   EXPECT_FALSE(response.delivery().has_step());
 }
@@ -265,7 +278,8 @@ TEST_F(DeliveryTest, OnlyTheBuyerConfirmsTheReceipt) {
 }
 
 TEST_F(DeliveryTest, WhatIsNotThereIsNotFound) {
-  for (const Answer& answer : {deliveries_.Call(Progress(Delivery::STATE_DELIVERED)), deliveries_.Call(Receive())}) {
+  for (const Answer& answer :
+       {deliveries_.Call(Progress(Delivery::STATE_DELIVERED)), deliveries_.Call(Receive())}) {
     EXPECT_EQ(answer.status.code(), google::rpc::NOT_FOUND);
     EXPECT_EQ(flow::ReasonOf(answer.status), "DELIVERY_NOT_FOUND");
   }
@@ -277,7 +291,8 @@ TEST_F(DeliveryTest, ACancelThatComesFirstStopsTheShipment) {  // FA-13
   EXPECT_EQ(Row().delivery_id(), "o1/ship");
   EXPECT_EQ(Row().order_id(), "o1");
   EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Start()).status), "STEP_UNDONE");
-  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED)).status), "DELIVERY_CANCELLED");
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED)).status),
+            "DELIVERY_CANCELLED");
   EXPECT_EQ(deliveries_.Call(Cancel()).kind, Answer::Kind::kDone);
   EXPECT_THAT(deliveries_.TakeEvents(), IsEmpty()) << "no parcel was stopped";
 }
@@ -322,28 +337,44 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
         const std::string key = order_id + "/ship";
         switch (testing::Pick(random, 8)) {
-          case 0: requests.push_back(std::make_unique<CancelRequest>(Cancel(order_id))); break;
-          case 1: requests.push_back(std::make_unique<ConfirmReceiptRequest>(Receive("cust1", key))); break;
-          case 2: requests.push_back(std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_DELIVERED, key))); break;
-          case 3: requests.push_back(std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_IN_TRANSIT, key))); break;
-          default: requests.push_back(std::make_unique<StartRequest>(Start(order_id)));
+          case 0:
+            requests.push_back(std::make_unique<CancelRequest>(Cancel(order_id)));
+            break;
+          case 1:
+            requests.push_back(std::make_unique<ConfirmReceiptRequest>(Receive("cust1", key)));
+            break;
+          case 2:
+            requests.push_back(
+                std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_DELIVERED, key)));
+            break;
+          case 3:
+            requests.push_back(
+                std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_IN_TRANSIT, key)));
+            break;
+          default:
+            requests.push_back(std::make_unique<StartRequest>(Start(order_id)));
         }
         batch.push_back(requests.back().get());
       }
       deliveries.CallTogether(batch);
-      for (const std::string& event : deliveries.TakeEvents()) ++told[event.substr(0, event.find('@'))];
+      for (const std::string& event : deliveries.TakeEvents())
+        ++told[event.substr(0, event.find('@'))];
       for (const auto& [key, row] : deliveries.Rows(kDeliveries)) {
         const auto& delivery = static_cast<const Delivery&>(*row.body);
-        const bool stopped =
-            delivery.state() == Delivery::STATE_CANCELLED || delivery.state() == Delivery::STATE_RETURNING;
+        const bool stopped = delivery.state() == Delivery::STATE_CANCELLED ||
+                             delivery.state() == Delivery::STATE_RETURNING;
         const bool started = delivery.has_start_time();
         ASSERT_GE(delivery.state(), before[key]) << key;
         before[key] = delivery.state();
         ASSERT_EQ(stopped, delivery.step().undo() == flow::Outcome::OUTCOME_DONE) << key;
         ASSERT_EQ(stopped, delivery.has_cancel_time()) << key;
         ASSERT_EQ(told["DeliveryStarted " + key], started ? 1 : 0) << key;
-        ASSERT_EQ(told["DeliveryCancelled " + key] + told["DeliveryReturned " + key], started && stopped ? 1 : 0) << key;
-        ASSERT_EQ(told["DeliveryReturned " + key], delivery.state() == Delivery::STATE_RETURNING ? 1 : 0) << key;
+        ASSERT_EQ(told["DeliveryCancelled " + key] + told["DeliveryReturned " + key],
+                  started && stopped ? 1 : 0)
+            << key;
+        ASSERT_EQ(told["DeliveryReturned " + key],
+                  delivery.state() == Delivery::STATE_RETURNING ? 1 : 0)
+            << key;
         ASSERT_LE(told["DeliveryProgressed " + key], 2) << key;
         ASSERT_LE(told["DeliveryReceived " + key], 1) << key;
       }

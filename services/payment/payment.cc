@@ -121,7 +121,8 @@ Answer Refund(Payment& payment, Turn& turn) {
   return flow::Done(RefundResponse());
 }
 
-// Nothing was captured: a declined payment stays declined, one that never came leaves a tombstone. No money, so no event.
+// Nothing was captured: a declined payment stays declined, one that never came leaves a tombstone.
+// No money, so no event.
 void Void(const RefundRequest& request, Payment& payment, Turn&) {
   if (payment.state() == Payment::STATE_DECLINED) return;
   payment.set_payment_id(flow::StepKey(request.order_id(), request.step_id()));
@@ -140,7 +141,8 @@ flow::Context MakeContext() {
       flow::UndoHandler<Payment, RefundRequest>(absl::StrCat(kDomain, ".Refund"), kPayments,
                                                 /*held_rows=*/nullptr, Refund, Void),
   };
-  context.gets = {{absl::StrCat(kDomain, ".GetPayment"), &kPayments, "payment_id", "payment", Show}};
+  context.gets = {
+      {absl::StrCat(kDomain, ".GetPayment"), &kPayments, "payment_id", "payment", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListPayments"),
                     &kPayments,
                     {"order_id", "customer_id"},

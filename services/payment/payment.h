@@ -1,7 +1,9 @@
-// payment.h: decides what may happen to the money of one order's step, and keeps the double-entry ledger behind it.
-// Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants: README.md.
+// payment.h: decides what may happen to the money of one order's step, and keeps the double-entry
+// ledger behind it. Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants:
+// README.md.
 //
-//   const flow::Context& payment = PaymentContext();   // what the shell, the checker and the simulator run
+//   const flow::Context& payment = PaymentContext();   // what the shell, the checker and the
+//   simulator run
 #ifndef GAEKJU_SERVICES_PAYMENT_PAYMENT_H_
 #define GAEKJU_SERVICES_PAYMENT_PAYMENT_H_
 

@@ -236,10 +236,13 @@ TEST_F(PaymentTest, ReadsShowPaymentsWithoutTheSagasRecord) {
 
   ListPaymentsRequest list;
   ASSERT_EQ(payments_.List(list).size(), 2u);
-  EXPECT_EQ(static_cast<const Payment&>(*payments_.List(list)[0]).payment_id(), "o2/pay") << "newest";
+  EXPECT_EQ(static_cast<const Payment&>(*payments_.List(list)[0]).payment_id(), "o2/pay")
+      << "newest";
   list.set_order_id("o1");
   ASSERT_EQ(payments_.List(list).size(), 1u);
   EXPECT_FALSE(static_cast<const Payment&>(*payments_.List(list)[0]).has_step());
+  list.set_customer_id("jang");
+  EXPECT_EQ(payments_.List(list).size(), 1u);
   list.set_customer_id("kim");
   EXPECT_THAT(payments_.List(list), IsEmpty());
 }
@@ -262,7 +265,8 @@ TEST_F(PaymentTest, TheBooksBalanceWhateverComes) {
         } else {
           const bool declined = testing::Pick(random, 5) == 0;
           requests.push_back(std::make_unique<CaptureRequest>(
-              Capture(order_id, 1 + testing::Pick(random, 2), declined ? kDeclinedMethod : "card", step_id)));
+              Capture(order_id, 1 + testing::Pick(random, 2), declined ? kDeclinedMethod : "card",
+                      step_id)));
         }
         batch.push_back(requests.back().get());
       }

@@ -131,7 +131,8 @@ Answer Accept(Acceptance& acceptance, Turn& turn) {
   return flow::Done(response);
 }
 
-Answer AcceptOrder(const AcceptOrderRequest& request, const Caller&, Acceptance& acceptance, Turn& turn) {
+Answer AcceptOrder(const AcceptOrderRequest& request, const Caller&, Acceptance& acceptance,
+                   Turn& turn) {
   acceptance.set_acceptance_id(flow::StepKey(request.order_id(), request.step_id()));
   acceptance.set_order_id(request.order_id());
   acceptance.set_storefront(request.storefront());
@@ -161,8 +162,9 @@ Answer CancelAccepted(Acceptance& acceptance, Turn& turn) {
   return Cancel(acceptance, turn);
 }
 
-// Nothing was accepted, so nobody needs to confirm. A declined order was told already; of one that waits, or never came
-// (FA-13: the cancel overtakes it), the store's confirmation is told all the same: whoever follows the order waits for it.
+// Nothing was accepted, so nobody needs to confirm. A declined order was told already; of one that
+// waits, or never came (FA-13: the cancel overtakes it), the store's confirmation is told all the
+// same: whoever follows the order waits for it.
 void CancelUnaccepted(const CancelAcceptanceRequest& request, Acceptance& acceptance, Turn& turn) {
   if (acceptance.state() == Acceptance::STATE_DECLINED) return;
   acceptance.set_acceptance_id(flow::StepKey(request.order_id(), request.step_id()));
@@ -185,11 +187,14 @@ Answer AnswerOrder(const AnswerOrderRequest& request, const Caller&, Turn& turn)
   const Acceptance* found = turn.Find<Acceptance>(kAcceptances, request.acceptance_id());
   if (found == nullptr) return NotFound(request.acceptance_id());
   if (found->state() != Acceptance::STATE_WAITING) {
-    // The same answer again? What was accepted keeps its accept_time, also when it was cancelled later.
-    const bool same = request.accept() ? found->has_accept_time() : found->state() == Acceptance::STATE_DECLINED;
+    // The same answer again? What was accepted keeps its accept_time, also when it was cancelled
+    // later.
+    const bool same =
+        request.accept() ? found->has_accept_time() : found->state() == Acceptance::STATE_DECLINED;
     if (same) return DoneWithAcceptance<AnswerOrderResponse>(*found);
     return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "ALREADY_ANSWERED",
-                        absl::StrCat("the order is ", Acceptance::State_Name(found->state())), "accept");
+                        absl::StrCat("the order is ", Acceptance::State_Name(found->state())),
+                        "accept");
   }
   Acceptance& acceptance = turn.Edit<Acceptance>(kAcceptances, request.acceptance_id());
   Answer step_answer;
@@ -201,7 +206,8 @@ Answer AnswerOrder(const AnswerOrderRequest& request, const Caller&, Turn& turn)
     step_answer = flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "STORE_DECLINED",
                                "the store does not take the order");
   }
-  flow::AnswerPendingStep(step_answer, AcceptOrderResponse::descriptor()->full_name(), acceptance.mutable_step(), turn);
+  flow::AnswerPendingStep(step_answer, AcceptOrderResponse::descriptor()->full_name(),
+                          acceptance.mutable_step(), turn);
   return DoneWithAcceptance<AnswerOrderResponse>(acceptance);
 }
 
@@ -212,15 +218,17 @@ google::rpc::Status ValidateConfirmCancel(const ConfirmCancelRequest& request) {
 Answer ConfirmCancel(const ConfirmCancelRequest& request, const Caller&, Turn& turn) {
   const Acceptance* found = turn.Find<Acceptance>(kAcceptances, request.acceptance_id());
   if (found == nullptr) return NotFound(request.acceptance_id());
-  if (found->state() == Acceptance::STATE_CANCELLED) return DoneWithAcceptance<ConfirmCancelResponse>(*found);
+  if (found->state() == Acceptance::STATE_CANCELLED)
+    return DoneWithAcceptance<ConfirmCancelResponse>(*found);
   if (found->state() != Acceptance::STATE_CANCEL_WAITING) {
     return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "NO_CANCEL_WAITING",
-                        absl::StrCat("the order is ", Acceptance::State_Name(found->state())), "acceptance_id");
+                        absl::StrCat("the order is ", Acceptance::State_Name(found->state())),
+                        "acceptance_id");
   }
   Acceptance& acceptance = turn.Edit<Acceptance>(kAcceptances, request.acceptance_id());
   const Answer undo_answer = Cancel(acceptance, turn);
-  flow::AnswerPendingUndo(undo_answer, CancelAcceptanceResponse::descriptor()->full_name(), acceptance.mutable_step(),
-                          turn);
+  flow::AnswerPendingUndo(undo_answer, CancelAcceptanceResponse::descriptor()->full_name(),
+                          acceptance.mutable_step(), turn);
   return DoneWithAcceptance<ConfirmCancelResponse>(acceptance);
 }
 
@@ -241,17 +249,21 @@ flow::Context MakeContext() {
             keys->push_back({&kItems, ItemKey(request)});
           },
           RegisterItem),
-      flow::StepHandler<Acceptance, AcceptOrderRequest>(absl::StrCat(kDomain, ".AcceptOrder"), kAcceptances,
-                                                        ValidateAcceptOrder, /*more_keys=*/nullptr, AcceptOrder),
-      flow::UndoHandler<Acceptance, CancelAcceptanceRequest>(absl::StrCat(kDomain, ".CancelAcceptance"), kAcceptances,
-                                                             /*held_rows=*/nullptr, CancelAccepted, CancelUnaccepted),
+      flow::StepHandler<Acceptance, AcceptOrderRequest>(absl::StrCat(kDomain, ".AcceptOrder"),
+                                                        kAcceptances, ValidateAcceptOrder,
+                                                        /*more_keys=*/nullptr, AcceptOrder),
+      flow::UndoHandler<Acceptance, CancelAcceptanceRequest>(
+          absl::StrCat(kDomain, ".CancelAcceptance"), kAcceptances,
+          /*held_rows=*/nullptr, CancelAccepted, CancelUnaccepted),
       std::make_shared<flow::FunctionHandler<AnswerOrderRequest>>(
-          absl::StrCat(kDomain, ".AnswerOrder"), ValidateAnswerOrder, AcceptanceKey<AnswerOrderRequest>, AnswerOrder),
+          absl::StrCat(kDomain, ".AnswerOrder"), ValidateAnswerOrder,
+          AcceptanceKey<AnswerOrderRequest>, AnswerOrder),
       std::make_shared<flow::FunctionHandler<ConfirmCancelRequest>>(
-          absl::StrCat(kDomain, ".ConfirmCancel"), ValidateConfirmCancel, AcceptanceKey<ConfirmCancelRequest>,
-          ConfirmCancel),
+          absl::StrCat(kDomain, ".ConfirmCancel"), ValidateConfirmCancel,
+          AcceptanceKey<ConfirmCancelRequest>, ConfirmCancel),
   };
-  context.gets = {{absl::StrCat(kDomain, ".GetAcceptance"), &kAcceptances, "acceptance_id", "acceptance", Show}};
+  context.gets = {{absl::StrCat(kDomain, ".GetAcceptance"), &kAcceptances, "acceptance_id",
+                   "acceptance", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListItems"),
                     &kItems,
                     {"storefront"},

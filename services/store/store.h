@@ -1,7 +1,9 @@
-// store.h: decides what a shop's owner has on the shelf, and whether the owner takes an order or lets it be cancelled.
-// Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants: README.md.
+// store.h: decides what a shop's owner has on the shelf, and whether the owner takes an order or
+// lets it be cancelled. Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants:
+// README.md.
 //
-//   const flow::Context& store = StoreContext();   // what the shell, the checker and the simulator run
+//   const flow::Context& store = StoreContext();   // what the shell, the checker and the simulator
+//   run
 #ifndef GAEKJU_SERVICES_STORE_STORE_H_
 #define GAEKJU_SERVICES_STORE_STORE_H_
 

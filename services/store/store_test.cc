@@ -44,7 +44,8 @@ using ::testing::IsEmpty;
 constexpr auto kAutomatic = Confirmation::CONFIRMATION_AUTOMATIC;
 constexpr auto kManual = Confirmation::CONFIRMATION_MANUAL;
 
-AcceptOrderRequest Accept(Confirmation acceptance = kAutomatic, Confirmation cancel_confirmation = kAutomatic,
+AcceptOrderRequest Accept(Confirmation acceptance = kAutomatic,
+                          Confirmation cancel_confirmation = kAutomatic,
                           const std::string& order_id = "o1") {
   AcceptOrderRequest request;
   request.set_order_id(order_id);
@@ -113,10 +114,11 @@ class StoreTest : public ::testing::Test {
     std::vector<std::string> sent;
     for (const Envelope& envelope : store_.TakeEnvelopes()) {
       if (envelope.kind == Envelope::Kind::kEvent) {
-        sent.push_back(absl::StrCat(envelope.type.substr(envelope.type.rfind('.') + 1), "@", envelope.version));
+        sent.push_back(absl::StrCat(envelope.type.substr(envelope.type.rfind('.') + 1), "@",
+                                    envelope.version));
       } else {
-        sent.push_back(absl::StrCat(envelope.undo ? "undo " : "step ", flow::v1::Outcome_Name(envelope.outcome), " to ",
-                                    envelope.to));
+        sent.push_back(absl::StrCat(envelope.undo ? "undo " : "step ",
+                                    flow::v1::Outcome_Name(envelope.outcome), " to ", envelope.to));
       }
     }
     return sent;
@@ -143,8 +145,10 @@ TEST_F(StoreTest, AnItemIsRegisteredOnceAndRenamed) {
 
   ASSERT_TRUE(response.ParseFromString(store_.Call(Register("p1", "Outwear-2")).payload));
   EXPECT_EQ(response.item().display_name(), "Outwear-2");
-  EXPECT_EQ(flow::ToMicros(response.item().create_time()), create_time_us) << "a new name is no new item";
-  EXPECT_THAT(store_.TakeEvents(), ElementsAre("ItemRegistered fashion/p1@1", "ItemRegistered fashion/p1@2"));
+  EXPECT_EQ(flow::ToMicros(response.item().create_time()), create_time_us)
+      << "a new name is no new item";
+  EXPECT_THAT(store_.TakeEvents(),
+              ElementsAre("ItemRegistered fashion/p1@1", "ItemRegistered fashion/p1@2"));
 }
 
 TEST_F(StoreTest, ItemsAreListedByStorefront) {
@@ -154,7 +158,8 @@ TEST_F(StoreTest, ItemsAreListedByStorefront) {
   ListItemsRequest list;
   list.set_storefront("fashion");
   std::vector<std::string> names;
-  for (const auto& row : store_.List(list)) names.push_back(static_cast<const Item&>(*row).display_name());
+  for (const auto& row : store_.List(list))
+    names.push_back(static_cast<const Item&>(*row).display_name());
   EXPECT_THAT(names, ElementsAre("a", "b"));
 }
 
@@ -183,7 +188,9 @@ TEST_F(StoreTest, AcceptsAtOnce) {
 }
 
 TEST_F(StoreTest, UnspecifiedIsAutomatic) {
-  EXPECT_EQ(FromOrder(Accept(Confirmation::CONFIRMATION_UNSPECIFIED, Confirmation::CONFIRMATION_UNSPECIFIED)).kind,
+  EXPECT_EQ(FromOrder(Accept(Confirmation::CONFIRMATION_UNSPECIFIED,
+                             Confirmation::CONFIRMATION_UNSPECIFIED))
+                .kind,
             Answer::Kind::kDone);
   EXPECT_EQ(FromOrder(Cancel()).kind, Answer::Kind::kDone);
 }
@@ -229,7 +236,8 @@ TEST_F(StoreTest, BadOrdersNameTheField) {
       {"lines", [](auto* r) { r->clear_lines(); }},
       {"lines[0].quantity", [](auto* r) { r->mutable_lines(0)->set_quantity(0); }},
       {"acceptance", [](auto* r) { r->set_acceptance(static_cast<Confirmation>(7)); }},
-      {"cancel_confirmation", [](auto* r) { r->set_cancel_confirmation(static_cast<Confirmation>(7)); }},
+      {"cancel_confirmation",
+       [](auto* r) { r->set_cancel_confirmation(static_cast<Confirmation>(7)); }},
   };
   for (const Case& c : cases) {
     AcceptOrderRequest request = Accept();
@@ -272,7 +280,8 @@ TEST_F(StoreTest, TheOwnerAccepts) {
   EXPECT_FALSE(response.acceptance().has_step());
   EXPECT_EQ(flow::ToMicros(Row().accept_time()), store_.now_us);
   EXPECT_THAT(Sent(), ElementsAre("StoreAccepted@1", "step OUTCOME_DONE to order"));
-  EXPECT_EQ(FromOrder(Accept(kManual)).kind, Answer::Kind::kDone) << "the answer was lost; asked again";
+  EXPECT_EQ(FromOrder(Accept(kManual)).kind, Answer::Kind::kDone)
+      << "the answer was lost; asked again";
   EXPECT_EQ(store_.Call(Say(true)).payload, answer.payload);
   EXPECT_EQ(store_.written_count(), 0);
 }
@@ -300,7 +309,8 @@ TEST_F(StoreTest, TheCancelOfADeclinedOrderTellsNothingMore) {
 
 TEST_F(StoreTest, ACancelWhileTheOwnerThinksIsImmediate) {
   FromOrder(Accept(kManual, kManual));
-  EXPECT_EQ(FromOrder(Cancel()).kind, Answer::Kind::kDone) << "nothing was accepted: nothing to confirm";
+  EXPECT_EQ(FromOrder(Cancel()).kind, Answer::Kind::kDone)
+      << "nothing was accepted: nothing to confirm";
   EXPECT_EQ(Row().state(), Acceptance::STATE_CANCELLED);
   EXPECT_EQ(Row().storefront(), "fashion");
   EXPECT_THAT(Sent(), ElementsAre("StoreCancelled@1"));
@@ -341,11 +351,24 @@ TEST_F(StoreTest, OwnersRequestsByState) {
       {"nothing", [] {}, "ACCEPTANCE_NOT_FOUND", "ACCEPTANCE_NOT_FOUND", "ACCEPTANCE_NOT_FOUND"},
       {"waiting", [&] { FromOrder(Accept(kManual)); }, "", "", "NO_CANCEL_WAITING"},
       {"accepted", [&] { FromOrder(Accept()); }, "", "ALREADY_ANSWERED", "NO_CANCEL_WAITING"},
-      {"declined", [&] { FromOrder(Accept(kManual)); store_.Call(Say(false)); }, "ALREADY_ANSWERED", "",
-       "NO_CANCEL_WAITING"},
-      {"cancel waiting", [&] { FromOrder(Accept(kAutomatic, kManual)); FromOrder(Cancel()); }, "", "ALREADY_ANSWERED",
-       ""},
-      {"cancelled", [&] { FromOrder(Accept()); FromOrder(Cancel()); }, "", "ALREADY_ANSWERED", ""},
+      {"declined",
+       [&] {
+         FromOrder(Accept(kManual));
+         store_.Call(Say(false));
+       },
+       "ALREADY_ANSWERED", "", "NO_CANCEL_WAITING"},
+      {"cancel waiting",
+       [&] {
+         FromOrder(Accept(kAutomatic, kManual));
+         FromOrder(Cancel());
+       },
+       "", "ALREADY_ANSWERED", ""},
+      {"cancelled",
+       [&] {
+         FromOrder(Accept());
+         FromOrder(Cancel());
+       },
+       "", "ALREADY_ANSWERED", ""},
       {"never was", [&] { FromOrder(Cancel()); }, "ALREADY_ANSWERED", "ALREADY_ANSWERED", ""},
   };
   for (const Case& c : cases) {
@@ -407,11 +430,20 @@ TEST(StoreProperty, CancelledIsForEverAndToldOnce) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
         const std::string key = order_id + "/accept";
         switch (testing::Pick(random, 6)) {
-          case 0: requests.push_back(std::make_unique<CancelAcceptanceRequest>(Cancel(order_id))); break;
-          case 1: requests.push_back(std::make_unique<AnswerOrderRequest>(Say(true, key))); break;
-          case 2: requests.push_back(std::make_unique<AnswerOrderRequest>(Say(false, key))); break;
-          case 3: requests.push_back(std::make_unique<ConfirmCancelRequest>(Confirm(key))); break;
-          default: requests.push_back(std::make_unique<AcceptOrderRequest>(orders[order_id]));
+          case 0:
+            requests.push_back(std::make_unique<CancelAcceptanceRequest>(Cancel(order_id)));
+            break;
+          case 1:
+            requests.push_back(std::make_unique<AnswerOrderRequest>(Say(true, key)));
+            break;
+          case 2:
+            requests.push_back(std::make_unique<AnswerOrderRequest>(Say(false, key)));
+            break;
+          case 3:
+            requests.push_back(std::make_unique<ConfirmCancelRequest>(Confirm(key)));
+            break;
+          default:
+            requests.push_back(std::make_unique<AcceptOrderRequest>(orders[order_id]));
         }
         batch.push_back(requests.back().get());
       }
@@ -422,7 +454,9 @@ TEST(StoreProperty, CancelledIsForEverAndToldOnce) {
         const bool cancelled = acceptance.state() == Acceptance::STATE_CANCELLED;
         ASSERT_EQ(told["StoreCancelled " + key], cancelled ? 1 : 0) << key;
         ASSERT_EQ(told["StoreAccepted " + key], acceptance.has_accept_time() ? 1 : 0) << key;
-        ASSERT_EQ(told["StoreDeclined " + key], acceptance.state() == Acceptance::STATE_DECLINED ? 1 : 0) << key;
+        ASSERT_EQ(told["StoreDeclined " + key],
+                  acceptance.state() == Acceptance::STATE_DECLINED ? 1 : 0)
+            << key;
         if (acceptance.step().undo() == Outcome::OUTCOME_DONE) {
           undone.insert(key);
           ASSERT_TRUE(cancelled || acceptance.state() == Acceptance::STATE_DECLINED) << key;

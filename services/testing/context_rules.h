@@ -1,16 +1,17 @@
-// context_rules.h: what holds for every context, whatever it decides. One line in each context's test:
+// context_rules.h: what holds for every context, whatever it decides. One line in each context's
+// test:
 //
 //   TEST(Payment, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(PaymentContext()); }
 #ifndef GAEKJU_SERVICES_TESTING_CONTEXT_RULES_H_
 #define GAEKJU_SERVICES_TESTING_CONTEXT_RULES_H_
+
+#include <gtest/gtest.h>
 
 #include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 #include <string>
-
-#include <gtest/gtest.h>
 
 #include "absl/strings/str_cat.h"
 #include "flow/turn.h"
@@ -19,8 +20,9 @@
 
 namespace gaekju::testing {
 
-// Every RPC of the service is served exactly once, by something that takes its request; every column exists, in the resource
-// and in the first migration; every filter is a column; names tell the same everywhere. Run from the root of the repository.
+// Every RPC of the service is served exactly once, by something that takes its request; every
+// column exists, in the resource and in the first migration; every filter is a column; names tell
+// the same everywhere. Run from the root of the repository.
 inline void ExpectFollowsRules(const flow::Context& context) {
   const auto* pool = google::protobuf::DescriptorPool::generated_pool();
   const auto* service = pool->FindServiceByName(context.service);
@@ -42,7 +44,8 @@ inline void ExpectFollowsRules(const flow::Context& context) {
     EXPECT_EQ(served[name], 1) << name;
     served.erase(name);
   }
-  for (const auto& [name, count] : served) ADD_FAILURE() << name << " is not of " << context.service;
+  for (const auto& [name, count] : served)
+    ADD_FAILURE() << name << " is not of " << context.service;
 
   std::set<std::string> events;
   for (const auto& handler : context.events) {
@@ -60,8 +63,8 @@ inline void ExpectFollowsRules(const flow::Context& context) {
     const size_t begin = sql.str().find(absl::StrCat("create table ", table->name, " ("));
     ASSERT_NE(begin, std::string::npos) << path << " does not create " << table->name;
     const std::string create = sql.str().substr(begin, sql.str().find(';', begin) - begin);
-    for (const char* line : {"key text collate \"C\" primary key", "version bigint not null",
-                             "body bytea not null"}) {
+    for (const char* line :
+         {"key text collate \"C\" primary key", "version bigint not null", "body bytea not null"}) {
       EXPECT_NE(create.find(line), std::string::npos) << table->name << " has no " << line;
     }
     for (const flow::Column& column : table->columns) {
@@ -86,10 +89,12 @@ inline void ExpectFollowsRules(const flow::Context& context) {
   for (const auto& query : context.gets) {
     const auto* method = pool->FindMethodByName(query.method);
     EXPECT_NE(method->input_type()->FindFieldByName(query.key_field), nullptr) << query.method;
-    EXPECT_NE(method->output_type()->FindFieldByName(query.response_field), nullptr) << query.method;
+    EXPECT_NE(method->output_type()->FindFieldByName(query.response_field), nullptr)
+        << query.method;
     const bool by_customer = method->input_type()->FindFieldByName("customer_id") != nullptr;
-    expect_columns(query.method, query.table,
-                   by_customer ? std::vector<std::string>{"customer_id"} : std::vector<std::string>{});
+    expect_columns(
+        query.method, query.table,
+        by_customer ? std::vector<std::string>{"customer_id"} : std::vector<std::string>{});
   }
   if (context.timer.table != nullptr) {
     EXPECT_TRUE(tables.contains(context.timer.table));

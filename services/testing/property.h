@@ -27,7 +27,9 @@ inline std::vector<uint64_t> Seeds(int count) {
   return seeds;
 }
 
-inline std::string Replay(uint64_t seed) { return "replay with GAEKJU_SEED=" + std::to_string(seed); }
+inline std::string Replay(uint64_t seed) {
+  return "replay with GAEKJU_SEED=" + std::to_string(seed);
+}
 
 // A number from 0 to `count` - 1. The same on every machine, unlike std::uniform_int_distribution.
 inline int Pick(std::mt19937_64& random, int count) { return static_cast<int>(random() % count); }

@@ -28,8 +28,7 @@ const MethodDescriptor* FindMethod(const std::string& name) {
 }
 
 std::unique_ptr<Message> NewMessage(const google::protobuf::Descriptor* type) {
-  return std::unique_ptr<Message>(
-      MessageFactory::generated_factory()->GetPrototype(type)->New());
+  return std::unique_ptr<Message>(MessageFactory::generated_factory()->GetPrototype(type)->New());
 }
 
 // Copies the row, or has the query show it; null when it hides it.
@@ -169,7 +168,8 @@ std::vector<Answer> TurnHarness::RunTurn(const std::vector<Item>& items) {
       turn->set_traceparent(items[i].caller.traceparent);
       answers[i] = items[i].handler->Handle(*items[i].request, items[i].caller, *turn);
       if (answers[i].kind == Answer::Kind::kRefused || answers[i].kind == Answer::Kind::kRetry) {
-        GK_CHECK(turn->envelopes().size() == sent_count) << items[i].handler->name() << " refused, and sent";
+        GK_CHECK(turn->envelopes().size() == sent_count)
+            << items[i].handler->name() << " refused, and sent";
       }
       if (answers[i].kind == Answer::Kind::kRetry) {
         GK_CHECK(!answers[i].more_keys.empty()) << items[i].handler->name() << " asks for no rows";
@@ -262,7 +262,8 @@ std::unique_ptr<Message> TurnHarness::Get(const Message& request) const {
     if (row == nullptr) return nullptr;
     if (method->input_type()->FindFieldByName("customer_id") != nullptr) {
       const std::string customer = ColumnText(request, "customer_id");
-      if (!customer.empty() && customer != ColumnOf(*query.table, *row, "customer_id")) return nullptr;
+      if (!customer.empty() && customer != ColumnOf(*query.table, *row, "customer_id"))
+        return nullptr;
     }
     const FieldDescriptor* field = method->output_type()->FindFieldByName(query.response_field);
     GK_CHECK(field != nullptr) << query.method << " answers no " << query.response_field;

@@ -1,13 +1,16 @@
-// turn_harness.h: runs a context's handlers over rows in memory, each request in a turn of its own, as the shell runs them:
-// validate, keys, load, handle, store. Keeps what a turn sends. For tests of deciders, and for simulators.
+// turn_harness.h: runs a context's handlers over rows in memory, each request in a turn of its own,
+// as the shell runs them: validate, keys, load, handle, store. Keeps what a turn sends. For tests
+// of deciders, and for simulators.
 //
 //   TurnHarness payment(PaymentContext());
 //   flow::Answer answer = payment.Call(capture);       // the RPC is found by its request's type
 //   payment.Row<Payment>(kPayments, "o1/pay");         // null: no such row
-//   payment.TakeEvents();                              // "gaekju.payment.v1.PaymentCaptured o1/pay@1"
+//   payment.TakeEvents();                              // "gaekju.payment.v1.PaymentCaptured
+//   o1/pay@1"
 //
-// Aborts when a handler breaks a rule of flow/turn.h: a refusal or retry that changes something (a step's own record
-// excepted), a row that appears twice. No clock: `now_us` moves only when told. One thread.
+// Aborts when a handler breaks a rule of flow/turn.h: a refusal or retry that changes something (a
+// step's own record excepted), a row that appears twice. No clock: `now_us` moves only when told.
+// One thread.
 #ifndef GAEKJU_SERVICES_TESTING_TURN_HARNESS_H_
 #define GAEKJU_SERVICES_TESTING_TURN_HARNESS_H_
 
@@ -69,7 +72,8 @@ class TurnHarness {
            int64_t version = 0);
   // Forgets all rows, and all that was sent.
   void Clear();
-  // What the context's declared read of this type of request shows of a row; null when it finds or shows none.
+  // What the context's declared read of this type of request shows of a row; null when it finds or
+  // shows none.
   std::unique_ptr<google::protobuf::Message> Get(const google::protobuf::Message& request) const;
   // All rows that the declared list of this type of request shows, in its order.
   std::vector<std::unique_ptr<google::protobuf::Message>> List(
@@ -104,7 +108,8 @@ class TurnHarness {
   int64_t retry_count_ = 0;
 };
 
-// The field of a message at a path with dots, as text: how a column sees it. Aborts when there is no such field.
+// The field of a message at a path with dots, as text: how a column sees it. Aborts when there is
+// no such field.
 std::string ColumnText(const google::protobuf::Message& message, absl::string_view path);
 
 }  // namespace gaekju::testing

@@ -47,9 +47,11 @@ namespace {
 
 constexpr char kDomain[] = "gaekju.view.v1.ViewService";
 
-// An order that its own context has not told of yet (or never will, because it was refused) is not to be seen.
+// An order that its own context has not told of yet (or never will, because it was refused) is not
+// to be seen.
 bool IsVisible(const OrderView& view) {
-  return view.order_state() != Order::STATE_UNSPECIFIED && view.order_state() != Order::STATE_PLACING;
+  return view.order_state() != Order::STATE_UNSPECIFIED &&
+         view.order_state() != Order::STATE_PLACING;
 }
 
 bool Show(const Message& row, Message* out) {
@@ -78,9 +80,13 @@ void ApplyOrder(const Order& order, OrderView* view) {
   if (view->delivery_id().empty()) view->set_delivery_address(order.delivery_address());
 }
 
-void ApplyPayment(const Payment& payment, OrderView* view) { view->set_payment_state(payment.state()); }
+void ApplyPayment(const Payment& payment, OrderView* view) {
+  view->set_payment_state(payment.state());
+}
 
-void ApplyAcceptance(const Acceptance& acceptance, OrderView* view) { view->set_acceptance_state(acceptance.state()); }
+void ApplyAcceptance(const Acceptance& acceptance, OrderView* view) {
+  view->set_acceptance_state(acceptance.state());
+}
 
 void ApplyDelivery(const Delivery& delivery, OrderView* view) {
   view->set_delivery_id(delivery.delivery_id());
@@ -126,9 +132,10 @@ class EventKinds {
   template <class Event, class Resource>
   void Add(const Resource& (Event::*resource)() const, void (*apply)(const Resource&, OrderView*)) {
     const Message& prototype = Event::default_instance();
-    kinds_[prototype.GetTypeName()] = {&prototype, [resource, apply](const Message& event, OrderView* view) {
-                                         apply((static_cast<const Event&>(event).*resource)(), view);
-                                       }};
+    kinds_[prototype.GetTypeName()] = {
+        &prototype, [resource, apply](const Message& event, OrderView* view) {
+          apply((static_cast<const Event&>(event).*resource)(), view);
+        }};
   }
 
   std::map<std::string, EventKind> kinds_;
@@ -141,7 +148,9 @@ const EventKinds& Kinds() {
 
 // --- order among events
 
-std::string ResourceKey(const EventInfo& info) { return absl::StrCat(info.source, "/", info.resource); }
+std::string ResourceKey(const EventInfo& info) {
+  return absl::StrCat(info.source, "/", info.resource);
+}
 
 // 0 when nothing of it has been applied.
 int64_t AppliedVersion(const OrderView& view, const std::string& resource) {
@@ -149,16 +158,20 @@ int64_t AppliedVersion(const OrderView& view, const std::string& resource) {
   return it == view.applied_versions().end() ? 0 : it->second;
 }
 
-// An order may have several resources of one kind (a second round of a step is a resource of its own). The one whose key
-// sorts last is shown, whichever tells last, so that the row does not depend on how events arrive.
+// An order may have several resources of one kind (a second round of a step is a resource of its
+// own). The one whose key sorts last is shown, whichever tells last, so that the row does not
+// depend on how events arrive.
 bool IsShown(const OrderView& view, const std::string& resource) {
-  const std::string kind = resource.substr(0, resource.find('/', resource.find('/') + 1) + 1);  // "<source>/<table>/"
-  return std::none_of(view.applied_versions().begin(), view.applied_versions().end(), [&](const auto& applied) {
-    return absl::StartsWith(applied.first, kind) && applied.first > resource;
-  });
+  const std::string kind =
+      resource.substr(0, resource.find('/', resource.find('/') + 1) + 1);  // "<source>/<table>/"
+  return std::none_of(view.applied_versions().begin(), view.applied_versions().end(),
+                      [&](const auto& applied) {
+                        return absl::StartsWith(applied.first, kind) && applied.first > resource;
+                      });
 }
 
-// By time; at the same time by source; else in the order in which they were applied, which is a resource's own.
+// By time; at the same time by source; else in the order in which they were applied, which is a
+// resource's own.
 void AddToTimeline(const EventInfo& info, OrderView* view) {
   auto* timeline = view->mutable_timeline();
   for (const TimelineEntry& entry : *timeline) {
@@ -172,7 +185,9 @@ void AddToTimeline(const EventInfo& info, OrderView* view) {
   const std::pair<int64_t, std::string> own(info.time_us, info.source);
   for (int i = timeline->size() - 1; i > 0; --i) {
     const TimelineEntry& before = timeline->Get(i - 1);
-    if (std::pair<int64_t, std::string>(flow::ToMicros(before.event_time()), before.source()) <= own) break;
+    if (std::pair<int64_t, std::string>(flow::ToMicros(before.event_time()), before.source()) <=
+        own)
+      break;
     timeline->SwapElements(i - 1, i);
   }
 }
@@ -184,7 +199,8 @@ void Apply(const Message& event, const EventInfo& info, OrderView* view) {
   (*view->mutable_applied_versions())[resource] = info.version;
   if (IsShown(*view, resource)) Kinds().Get(info.type).apply(event, view);
   AddToTimeline(info, view);
-  if (info.time_us > flow::ToMicros(view->update_time())) *view->mutable_update_time() = flow::ToTimestamp(info.time_us);
+  if (info.time_us > flow::ToMicros(view->update_time()))
+    *view->mutable_update_time() = flow::ToTimestamp(info.time_us);
 }
 
 EventInfo InfoOf(const ParkedEvent& parked) {
@@ -202,7 +218,8 @@ EventInfo InfoOf(const ParkedEvent& parked) {
 void Drain(const std::string& resource, OrderView* view) {
   auto* parked = view->mutable_parked();
   for (int i = 0; i < parked->size();) {
-    if (parked->Get(i).resource() != resource || parked->Get(i).version() > AppliedVersion(*view, resource) + 1) {
+    if (parked->Get(i).resource() != resource ||
+        parked->Get(i).version() > AppliedVersion(*view, resource) + 1) {
       ++i;
       continue;
     }
@@ -224,8 +241,9 @@ void AskAgain(const OrderView& view, const std::string& resource, Turn& turn) {
       {resource.substr(0, slash), resource.substr(slash + 1), AppliedVersion(view, resource) + 1});
 }
 
-// Where a full row makes room for an event of `resource`: an index in `parked`, or -1 to leave the newcomer out. What is left
-// out comes again with the missing ones, as long as the row knows that some are missing: so the highest of each resource stays.
+// Where a full row makes room for an event of `resource`: an index in `parked`, or -1 to leave the
+// newcomer out. What is left out comes again with the missing ones, as long as the row knows that
+// some are missing: so the highest of each resource stays.
 int RoomFor(const OrderView& view, const std::string& resource, int64_t version) {
   int highest = -1;
   for (int i = 0; i < view.parked_size(); ++i) {
@@ -236,7 +254,8 @@ int RoomFor(const OrderView& view, const std::string& resource, int64_t version)
   if (highest >= 0) return highest;
   for (int i = 0; i < view.parked_size(); ++i) {
     for (int j = 0; j < view.parked_size(); ++j) {
-      if (view.parked(j).resource() == view.parked(i).resource() && view.parked(j).version() > view.parked(i).version()) {
+      if (view.parked(j).resource() == view.parked(i).resource() &&
+          view.parked(j).version() > view.parked(i).version()) {
         return i;
       }
     }
@@ -258,8 +277,9 @@ void Park(const Message& event, const EventInfo& info, Turn& turn) {
   }
   OrderView& view = turn.Edit<OrderView>(kOrderViews, info.order_id);
   view.set_order_id(info.order_id);
-  ParkedEvent* parked =
-      view.parked_size() < kParkedMax ? view.add_parked() : view.mutable_parked(RoomFor(view, resource, info.version));
+  ParkedEvent* parked = view.parked_size() < kParkedMax
+                            ? view.add_parked()
+                            : view.mutable_parked(RoomFor(view, resource, info.version));
   parked->set_resource(resource);
   parked->set_version(info.version);
   parked->set_event_type(info.type);
@@ -274,8 +294,9 @@ Answer HandleEvent(const Message& event, const Caller& caller, Turn& turn) {
   EventInfo info = caller.event;
   info.type = event.GetTypeName();
   if (info.source.empty() || info.resource.empty() || info.order_id.empty() || info.version <= 0) {
-    return flow::Refuse(google::rpc::INVALID_ARGUMENT, kDomain, "EVENT_INCOMPLETE",
-                        absl::StrCat(info.type, " ", info.id, " lacks its source, resource, order or version"));
+    return flow::Refuse(
+        google::rpc::INVALID_ARGUMENT, kDomain, "EVENT_INCOMPLETE",
+        absl::StrCat(info.type, " ", info.id, " lacks its source, resource, order or version"));
   }
   const std::string resource = ResourceKey(info);
   const OrderView* found = turn.Find<OrderView>(kOrderViews, info.order_id);
@@ -294,7 +315,8 @@ Answer HandleEvent(const Message& event, const Caller& caller, Turn& turn) {
 // An event of any of the kinds.
 class EventHandler : public flow::Handler {
  public:
-  EventHandler(std::string name, const Message* prototype) : name_(std::move(name)), prototype_(*prototype) {}
+  EventHandler(std::string name, const Message* prototype)
+      : name_(std::move(name)), prototype_(*prototype) {}
   const std::string& name() const override { return name_; }
   const Message& request() const override { return prototype_; }
   void Keys(const Message&, const Caller& caller, std::vector<RowKey>* keys) const override {
@@ -313,7 +335,8 @@ class EventHandler : public flow::Handler {
 
 void AskForGaps(absl::string_view key, Turn& turn) {
   const OrderView* found = turn.Find<OrderView>(kOrderViews, key);
-  if (found == nullptr || found->gap_due_time_us() == 0 || found->gap_due_time_us() > turn.now_us()) return;
+  if (found == nullptr || found->gap_due_time_us() == 0 || found->gap_due_time_us() > turn.now_us())
+    return;
   OrderView& view = turn.Edit<OrderView>(kOrderViews, key);
   std::set<std::string> resources;
   int64_t oldest_us = turn.now_us();
@@ -323,8 +346,9 @@ void AskForGaps(absl::string_view key, Turn& turn) {
   }
   for (const std::string& resource : resources) AskAgain(view, resource, turn);
   view.set_gap_due_time_us(
-      resources.empty() ? 0
-                        : turn.now_us() + std::clamp(turn.now_us() - oldest_us, kGapRetryMinUs, kGapRetryMaxUs));
+      resources.empty()
+          ? 0
+          : turn.now_us() + std::clamp(turn.now_us() - oldest_us, kGapRetryMinUs, kGapRetryMaxUs));
 }
 
 // --- reads
@@ -359,7 +383,8 @@ flow::Context MakeContext() {
   for (const auto& [type, kind] : Kinds().all()) {
     context.events.push_back(std::make_shared<EventHandler>(type, kind.prototype));
   }
-  context.gets = {{absl::StrCat(kDomain, ".GetOrderView"), &kOrderViews, "order_id", "order_view", Show}};
+  context.gets = {
+      {absl::StrCat(kDomain, ".GetOrderView"), &kOrderViews, "order_id", "order_view", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListOrderViews"),
                     &kOrderViews,
                     {"storefront", "customer_id"},

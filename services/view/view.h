@@ -1,10 +1,12 @@
-// view.h: what buyers see of their orders, built from the events of order, payment, store and delivery.
-// Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants: README.md.
+// view.h: what buyers see of their orders, built from the events of order, payment, store and
+// delivery. Pure: no clock, no I/O, no globals that change. Thread-safe. Invariants: README.md.
 //
-//   const flow::Context& view = ViewContext();   // what the shell, the checker and the simulator run
+//   const flow::Context& view = ViewContext();   // what the shell, the checker and the simulator
+//   run
 //
-// An event is applied when the one before it of the same resource has been; it waits in the row until then, and the missing
-// ones are asked for again. So rows come out the same in whatever order events come, and however often.
+// An event is applied when the one before it of the same resource has been; it waits in the row
+// until then, and the missing ones are asked for again. So rows come out the same in whatever order
+// events come, and however often.
 #ifndef GAEKJU_SERVICES_VIEW_VIEW_H_
 #define GAEKJU_SERVICES_VIEW_VIEW_H_
 
@@ -18,9 +20,11 @@ namespace gaekju::view {
 // OrderView by order_id.
 extern const flow::Table kOrderViews;
 
-// Events that one row parks. An order has some ten events in all, so this many means that something is badly late.
+// Events that one row parks. An order has some ten events in all, so this many means that something
+// is badly late.
 inline constexpr int kParkedMax = 64;
-// Missing events are asked for again after as long as has been waited for them, within these bounds.
+// Missing events are asked for again after as long as has been waited for them, within these
+// bounds.
 inline constexpr int64_t kGapRetryMinUs = 5000000;
 inline constexpr int64_t kGapRetryMaxUs = 60000000;
 

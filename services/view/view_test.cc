@@ -44,7 +44,8 @@ struct Arrival {
 };
 
 template <class Event>
-Arrival Make(const Event& event, const std::string& source, const std::string& resource, int64_t version, int64_t time_us) {
+Arrival Make(const Event& event, const std::string& source, const std::string& resource,
+             int64_t version, int64_t time_us) {
   Arrival arrival;
   arrival.event = std::make_shared<Event>(event);
   arrival.info.source = source;
@@ -58,7 +59,8 @@ Arrival Make(const Event& event, const std::string& source, const std::string& r
 }
 
 template <class Event>
-Arrival OfOrder(int64_t version, Order::State state, const std::string& status_code, int64_t time_us) {
+Arrival OfOrder(int64_t version, Order::State state, const std::string& status_code,
+                int64_t time_us) {
   Event event;
   Order* order = event.mutable_order();
   order->set_order_id("o1");
@@ -79,7 +81,8 @@ Arrival OfOrder(int64_t version, Order::State state, const std::string& status_c
 }
 
 template <class Event>
-Arrival OfPayment(int64_t version, Payment::State state, int64_t time_us, const std::string& step = "pay") {
+Arrival OfPayment(int64_t version, Payment::State state, int64_t time_us,
+                  const std::string& step = "pay") {
   Event event;
   event.mutable_payment()->set_state(state);
   return Make(event, "payment", "payments/o1/" + step, version, time_us);
@@ -93,7 +96,8 @@ Arrival OfStore(int64_t version, Acceptance::State state, int64_t time_us) {
 }
 
 template <class Event>
-Arrival OfDelivery(int64_t version, Delivery::State state, int64_t time_us, const std::string& step = "ship") {
+Arrival OfDelivery(int64_t version, Delivery::State state, int64_t time_us,
+                   const std::string& step = "ship") {
   Event event;
   event.mutable_delivery()->set_delivery_id("o1/" + step);
   event.mutable_delivery()->set_delivery_address("seoul, " + step);
@@ -104,20 +108,27 @@ Arrival OfDelivery(int64_t version, Delivery::State state, int64_t time_us, cons
 const Arrival kCaptured = OfPayment<payment::v1::PaymentCaptured>(1, Payment::STATE_CAPTURED, 10);
 const Arrival kPlaced = OfOrder<order::v1::OrderPlaced>(1, Order::STATE_PLACED, "PLACED", 20);
 const Arrival kAccepted = OfStore<store::v1::StoreAccepted>(1, Acceptance::STATE_ACCEPTED, 30);
-const Arrival kChanged = OfOrder<order::v1::OrderStatusChanged>(2, Order::STATE_PLACED, "ACCEPTED", 40);
+const Arrival kChanged =
+    OfOrder<order::v1::OrderStatusChanged>(2, Order::STATE_PLACED, "ACCEPTED", 40);
 const Arrival kStarted = OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 50);
-const Arrival kProgressed = OfDelivery<delivery::v1::DeliveryProgressed>(2, Delivery::STATE_IN_TRANSIT, 55);
-const Arrival kCompleted = OfOrder<order::v1::OrderCompleted>(3, Order::STATE_COMPLETED, "SHIPPED", 60);
-const Arrival kCancelled = OfOrder<order::v1::OrderCancelled>(4, Order::STATE_CANCELLING, "CANCELLING", 70);
+const Arrival kProgressed =
+    OfDelivery<delivery::v1::DeliveryProgressed>(2, Delivery::STATE_IN_TRANSIT, 55);
+const Arrival kCompleted =
+    OfOrder<order::v1::OrderCompleted>(3, Order::STATE_COMPLETED, "SHIPPED", 60);
+const Arrival kCancelled =
+    OfOrder<order::v1::OrderCancelled>(4, Order::STATE_CANCELLING, "CANCELLING", 70);
 const Arrival kRefunded = OfPayment<payment::v1::PaymentRefunded>(2, Payment::STATE_REFUNDED, 80);
-const Arrival kStoreCancelled = OfStore<store::v1::StoreCancelled>(2, Acceptance::STATE_CANCELLED, 80);
-const Arrival kStopped = OfDelivery<delivery::v1::DeliveryCancelled>(3, Delivery::STATE_CANCELLED, 90);
+const Arrival kStoreCancelled =
+    OfStore<store::v1::StoreCancelled>(2, Acceptance::STATE_CANCELLED, 80);
+const Arrival kStopped =
+    OfDelivery<delivery::v1::DeliveryCancelled>(3, Delivery::STATE_CANCELLED, 90);
 const Arrival kCancelCompleted =
     OfOrder<order::v1::OrderCancelCompleted>(5, Order::STATE_CANCELLED, "CANCELLED", 100);
 
 // An order placed, shipped and cancelled, in the order in which it happened.
-const std::vector<Arrival> kLife = {kCaptured,  kPlaced,   kAccepted, kChanged,        kStarted, kProgressed,
-                                    kCompleted, kCancelled, kRefunded, kStoreCancelled, kStopped, kCancelCompleted};
+const std::vector<Arrival> kLife = {kCaptured, kPlaced,         kAccepted,  kChanged,
+                                    kStarted,  kProgressed,     kCompleted, kCancelled,
+                                    kRefunded, kStoreCancelled, kStopped,   kCancelCompleted};
 
 class ViewTest : public ::testing::Test {
  protected:
@@ -164,9 +175,11 @@ TEST(View, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(ViewContext(
 TEST(View, KnowsEveryEventOfTheFourContextsOrders) {
   std::set<std::string> known;
   for (const auto& handler : ViewContext().events) known.insert(handler->name());
-  for (const char* file : {"gaekju/order/v1/order_events.proto", "gaekju/payment/v1/payment_events.proto",
-                           "gaekju/store/v1/store_events.proto", "gaekju/delivery/v1/delivery_events.proto"}) {
-    const auto* descriptor = google::protobuf::DescriptorPool::generated_pool()->FindFileByName(file);
+  for (const char* file :
+       {"gaekju/order/v1/order_events.proto", "gaekju/payment/v1/payment_events.proto",
+        "gaekju/store/v1/store_events.proto", "gaekju/delivery/v1/delivery_events.proto"}) {
+    const auto* descriptor =
+        google::protobuf::DescriptorPool::generated_pool()->FindFileByName(file);
     ASSERT_NE(descriptor, nullptr) << file;
     for (int i = 0; i < descriptor->message_type_count(); ++i) {
       const std::string& name = descriptor->message_type(i)->full_name();
@@ -249,7 +262,8 @@ TEST_F(ViewTest, EveryEventTellsItsResourcesState) {
                                    : arrival.info.source == "store"   ? "acceptance_state"
                                                                       : "delivery_state");
     EXPECT_EQ(shown, told) << arrival.info.type;
-    EXPECT_THAT(Timeline(), ElementsAre(arrival.info.type.substr(arrival.info.type.rfind('.') + 1)));
+    EXPECT_THAT(Timeline(),
+                ElementsAre(arrival.info.type.substr(arrival.info.type.rfind('.') + 1)));
   }
 }
 
@@ -358,7 +372,8 @@ TEST_F(ViewTest, AGapIsAskedForOncePerResourceUntilTheTimer) {
   Tell(kPlaced);
   view_.now_us = Row().gap_due_time_us();
   view_.RunTimer();
-  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@2", "payment payments/o1/pay@1")) << "from the first that is missing";
+  EXPECT_THAT(Resends(), ElementsAre("order orders/o1@2", "payment payments/o1/pay@1"))
+      << "from the first that is missing";
 }
 
 TEST_F(ViewTest, TheTimerWaitsLongerAndLongerUpToAMinute) {
@@ -387,16 +402,19 @@ TEST_F(ViewTest, FillingOneGapLeavesTheOther) {
 
 TEST_F(ViewTest, TheTimelineIsByTimeThenSourceThenOwnOrder) {
   // The store and the payment tell of the same microsecond; the order tells two things in one turn.
-  const Arrival completed = OfOrder<order::v1::OrderCompleted>(2, Order::STATE_COMPLETED, "DONE", 20);
+  const Arrival completed =
+      OfOrder<order::v1::OrderCompleted>(2, Order::STATE_COMPLETED, "DONE", 20);
   TellAll({kStoreCancelled, kRefunded, kPlaced, completed, kAccepted, kCaptured});
-  EXPECT_THAT(Timeline(), ElementsAre("PaymentCaptured", "OrderPlaced", "OrderCompleted", "StoreAccepted",
-                                      "PaymentRefunded", "StoreCancelled"));
+  EXPECT_THAT(Timeline(), ElementsAre("PaymentCaptured", "OrderPlaced", "OrderCompleted",
+                                      "StoreAccepted", "PaymentRefunded", "StoreCancelled"));
   EXPECT_EQ(flow::ToMicros(Row().update_time()), kStartUs + 80);
 }
 
 TEST_F(ViewTest, OfSeveralShipmentsTheLastKeyIsShown) {
-  const Arrival again = OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 200, "ship.2");
-  for (const auto& arrivals : {std::vector<Arrival>{kStarted, again, kProgressed}, {again, kStarted, kProgressed}}) {
+  const Arrival again =
+      OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 200, "ship.2");
+  for (const auto& arrivals :
+       {std::vector<Arrival>{kStarted, again, kProgressed}, {again, kStarted, kProgressed}}) {
     view_.Clear();
     TellAll(arrivals);
     EXPECT_EQ(Row().delivery_id(), "o1/ship.2");
@@ -406,10 +424,11 @@ TEST_F(ViewTest, OfSeveralShipmentsTheLastKeyIsShown) {
 }
 
 TEST_F(ViewTest, AnEventThatCannotBePlacedIsRefused) {
-  const std::function<void(EventInfo*)> spoils[] = {
-      [](EventInfo* info) { info->order_id.clear(); }, [](EventInfo* info) { info->source.clear(); },
-      [](EventInfo* info) { info->resource.clear(); }, [](EventInfo* info) { info->version = 0; },
-      [](EventInfo* info) { info->version = -1; }};
+  const std::function<void(EventInfo*)> spoils[] = {[](EventInfo* info) { info->order_id.clear(); },
+                                                    [](EventInfo* info) { info->source.clear(); },
+                                                    [](EventInfo* info) { info->resource.clear(); },
+                                                    [](EventInfo* info) { info->version = 0; },
+                                                    [](EventInfo* info) { info->version = -1; }};
   for (const auto& spoil : spoils) {
     Arrival arrival = kPlaced;
     spoil(&arrival.info);
@@ -425,8 +444,8 @@ TEST_F(ViewTest, AnEventThatCannotBePlacedIsRefused) {
 std::vector<Arrival> ManyStatusChanges(int count) {
   std::vector<Arrival> arrivals = {kPlaced};
   for (int version = 2; version <= count; ++version) {
-    arrivals.push_back(OfOrder<order::v1::OrderStatusChanged>(version, Order::STATE_PLACED,
-                                                              absl::StrCat("S", version), 20 + version));
+    arrivals.push_back(OfOrder<order::v1::OrderStatusChanged>(
+        version, Order::STATE_PLACED, absl::StrCat("S", version), 20 + version));
   }
   return arrivals;
 }
@@ -464,12 +483,14 @@ TEST_F(ViewTest, AFullRowMakesRoomForAnotherResource) {
 
 // --- any arrival
 
-// Whatever the order, the losses and the repeats: once resends and the timer have done their work, the row is the one that the
-// proper order makes.
+// Whatever the order, the losses and the repeats: once resends and the timer have done their work,
+// the row is the one that the proper order makes.
 TEST(ViewProperty, RowsConvergeHoweverEventsArrive) {
   std::vector<Arrival> life = kLife;
-  life.push_back(OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 120, "ship.2"));
-  life.push_back(OfDelivery<delivery::v1::DeliveryProgressed>(2, Delivery::STATE_DELIVERED, 130, "ship.2"));
+  life.push_back(
+      OfDelivery<delivery::v1::DeliveryStarted>(1, Delivery::STATE_STARTED, 120, "ship.2"));
+  life.push_back(
+      OfDelivery<delivery::v1::DeliveryProgressed>(2, Delivery::STATE_DELIVERED, 130, "ship.2"));
   for (const Arrival& change : ManyStatusChanges(80)) {
     if (change.info.version > 5) life.push_back(change);
   }
@@ -482,20 +503,25 @@ TEST(ViewProperty, RowsConvergeHoweverEventsArrive) {
     SCOPED_TRACE(testing::Replay(seed));
     std::mt19937_64 random(seed);
     testing::TurnHarness view(ViewContext());
-    const size_t reach = 1 + testing::Pick(random, static_cast<int>(life.size()));  // how far events overtake each other
+    const size_t reach =
+        1 +
+        testing::Pick(random, static_cast<int>(life.size()));  // how far events overtake each other
     auto deliver = [&](std::vector<Arrival> arrivals, int lost_percent) {
       for (size_t i = 0; i + 1 < arrivals.size(); ++i) {
         std::swap(arrivals[i], arrivals[i + random() % std::min(reach, arrivals.size() - i)]);
       }
       for (const Arrival& arrival : arrivals) {
         if (testing::Pick(random, 100) < lost_percent) continue;
-        for (int times = 1 + testing::Pick(random, 2); times > 0; --times) view.Deliver(*arrival.event, arrival.info);
+        for (int times = 1 + testing::Pick(random, 2); times > 0; --times)
+          view.Deliver(*arrival.event, arrival.info);
       }
     };
     deliver(life, 30);
-    // The last of each resource must come once: a loss at the end shows only when something follows it.
+    // The last of each resource must come once: a loss at the end shows only when something follows
+    // it.
     for (const Arrival& arrival : life) {
-      if (arrival.info.version == want.applied_versions().at(arrival.info.source + "/" + arrival.info.resource)) {
+      if (arrival.info.version ==
+          want.applied_versions().at(arrival.info.source + "/" + arrival.info.resource)) {
         view.Deliver(*arrival.event, arrival.info);
       }
     }
@@ -517,7 +543,8 @@ TEST(ViewProperty, RowsConvergeHoweverEventsArrive) {
     }
     const OrderView& got = *view.Row<OrderView>(kOrderViews, "o1");
     ASSERT_TRUE(google::protobuf::util::MessageDifferencer::Equals(got, want))
-        << got.ShortDebugString() << "\n" << want.ShortDebugString();
+        << got.ShortDebugString() << "\n"
+        << want.ShortDebugString();
   }
 }
 
