@@ -548,7 +548,8 @@ int Load::Run() {
   for (const auto& [context, after] : turns_after) {
     const auto& before = turns_before[context];
     const double requests = after.first - before.first, turns = after.second - before.second;
-    mean_turns[context] = turns > 0 ? requests / turns : 0;
+    if (turns <= 0 || requests < 0) continue;  // it was restarted meanwhile, and counts from zero
+    mean_turns[context] = requests / turns;
     turn_requests += requests;
     turn_count += turns;
   }

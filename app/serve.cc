@@ -94,8 +94,9 @@ int RunServe(const std::vector<std::string>& arguments) {
   runtime::RaiseFileLimit();
   for (const std::string& warning : runtime::UnknownEnvironment()) runtime::LogWarning(warning);
 
-  runtime::Metrics metrics;
-  runtime::MetricsExposer exposer;
+  // Never destroyed: civetweb takes up to 2 s to stop, and a restart should not.
+  static auto& metrics = *new runtime::Metrics();
+  static auto& exposer = *new runtime::MetricsExposer();
   if (!config.metrics.empty()) {
     if (auto port = exposer.Start(config.metrics, &metrics); !port.ok()) {
       return Fail("serve", absl::StrCat(port.status().message(), " (--metrics; empty serves none)"), kConfigExitCode);
