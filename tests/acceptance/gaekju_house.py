@@ -236,6 +236,7 @@ class House:
         self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
         self.processes = {}    # context -> Process, while it runs
         self._frozen = set()
+        self.disturbed = False  # something was stopped or frozen since heal()
         self._channels = {}
         for context in CONTEXTS:
             cluster.create(self.database(context))
@@ -316,7 +317,7 @@ class House:
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
     def heal(self):
-        """Everything runs and serves again, whatever a test did."""
+        """Everything runs and serves again, whatever a test did. Returns whether it had done something."""
         for name in list(self._frozen):
             self.thaw(name)
         for name in list(self.processes):
@@ -327,17 +328,21 @@ class House:
             self.launch(name)
         for name in ("nats", *CONTEXTS):
             self.wait_ready(name)
+        disturbed, self.disturbed = self.disturbed, False
+        return disturbed
 
     def running(self, name):
         return name in self.processes and self.processes[name].alive()
 
     def stop(self, name):
         """SIGTERM; returns the exit code. It stays down."""
+        self.disturbed = True
         self._frozen.discard(name)
         return self.processes.pop(name).end(signal.SIGTERM)
 
     def kill(self, name):
         """kill -9. It stays down."""
+        self.disturbed = True
         self._frozen.discard(name)
         process = self.processes.pop(name, None)
         if process:
@@ -348,6 +353,7 @@ class House:
         self.start(name)
 
     def freeze(self, name):
+        self.disturbed = True
         self.processes[name].send(signal.SIGSTOP)
         self._frozen.add(name)
 

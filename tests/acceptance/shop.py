@@ -170,6 +170,11 @@ class Shop:
     def place(self, customer_id, product_id, quantity=1, **fields):
         return self.send(self.request(customer_id, product_id, quantity, **fields))
 
+    def buy(self, customer_id, product_id, quantity=1, **fields):
+        """Places an order as a buyer does: asks again, with the same request_id, while something cannot be reached."""
+        request = self.request(customer_id, product_id, quantity, **fields)
+        return self.insist(lambda: self.send(request))
+
     def cancel(self, order, customer_id="", timeout=SECONDS_TO_ANSWER):
         return self.house.client("order").CancelOrder(order_service.CancelOrderRequest(
             order_id=_id(order), customer_id=customer_id), timeout=timeout).order
@@ -211,24 +216,21 @@ class Shop:
             order_id=_id(order)), timeout=SECONDS_TO_ANSWER).payments)
 
     def payment(self, order):
-        (payment,) = self.payments(order)
-        return payment
+        return only(self.payments(order))
 
     def acceptances(self, order):
         return list(self.house.client("store").ListAcceptances(store_service.ListAcceptancesRequest(
             order_id=_id(order)), timeout=SECONDS_TO_ANSWER).acceptances)
 
     def acceptance(self, order):
-        (acceptance,) = self.acceptances(order)
-        return acceptance
+        return only(self.acceptances(order))
 
     def deliveries(self, order):
         return list(self.house.client("delivery").ListDeliveries(delivery_service.ListDeliveriesRequest(
             order_id=_id(order)), timeout=SECONDS_TO_ANSWER).deliveries)
 
     def delivery(self, order):
-        (delivery,) = self.deliveries(order)
-        return delivery
+        return only(self.deliveries(order))
 
     def payment_state(self, order):
         return payment_pb.Payment.State.Name(self.payment(order).state).removeprefix("STATE_")
@@ -274,6 +276,12 @@ class Shop:
             if entry.order_id == _id(order):
                 sums[entry.account] = sums.get(entry.account, 0) + entry.amount
         return sums
+
+
+def only(found):
+    """The one that there is; AssertionError when there are none or several."""
+    assert len(found) == 1, f"{len(found)}, not one: {found}"
+    return found[0]
 
 
 def _id(order):

@@ -75,7 +75,7 @@ def never_was(shop, customer_id, request_ids=None):
     records = shop.records(customer_id)
     assert shop.orders_of(customer_id) == []
     # A later order passes through every context and the view: what a refused one had published would be on the bus before it.
-    other = shop.place(shop.buyer(), shop.product())
+    other = shop.buy(shop.buyer(), shop.product())
     completed(shop, other)
     for record in records:
         order_id = record.order.order_id
@@ -306,8 +306,7 @@ def test_FA_09_payment_is_overloaded_so_the_breaker_opens_and_closes_again(house
             assert fashion.orders_of(buyer) == []
 
     # It closes again, orders go through, and whatever the frozen payment had taken goes back.
-    order = fashion.insist(lambda: fashion.place(fashion.buyer(), product))
-    completed(fashion, order)
+    completed(fashion, fashion.buy(fashion.buyer(), product))
     for buyer in buyers:
         for record in eventually(lambda: _all_rejected(fashion, buyer), "undone"):
             assert all(total == 0 for total in fashion.ledger(record.order).values())
@@ -408,7 +407,7 @@ def _cancelled_before_delivery(shop, order):
     shop.until(order, "CANCELLED")
     # Each context has heard all there is: a later order has passed through every one of them.
     later = Shop(shop.house, "fashion")
-    completed(later, later.place(later.buyer(), later.product()))
+    completed(later, later.buy(later.buyer(), later.product()))
     assert "DeliveryStarted" not in shop.event_names(order)
     assert [it for it in shop.deliveries(order) if it.state != delivery_pb.Delivery.STATE_CANCELLED] == []
     assert shop.acceptance_state(order) == "CANCELLED"

@@ -86,7 +86,7 @@ def test_order_ids_are_uuid7_and_numbers_are_short(cluster, tmp_path):
         orders = [fashion.place(buyer, product) for _ in range(3)]
         assert [order.number for order in orders] == [1, 2, 3]
         house.restart("order")
-        orders.append(fashion.place(buyer, product))
+        orders.append(fashion.buy(buyer, product))
         assert orders[-1].number == 4
         assert direct.place(buyer, product).number == 1
         ids = [order.order_id for order in orders]
@@ -316,7 +316,7 @@ def test_an_order_keeps_the_storefront_revision_it_was_placed_under(house, fashi
     try:
         file.write_text(changed)
         house.restart("order")
-        new = by_hand.until(by_hand.place(by_hand.buyer(), product), "COMPLETED")
+        new = by_hand.until(by_hand.buy(by_hand.buyer(), product), "COMPLETED")
         assert new.storefront_revision != old.storefront_revision
         assert new.status_code == "NEW_WORD"
         assert by_hand.acceptances(new) == []
@@ -337,7 +337,7 @@ def test_an_order_keeps_the_storefront_revision_it_was_placed_under(house, fashi
     finally:
         file.write_text(text)
         house.restart("order")
-    assert by_hand.place(by_hand.buyer(), product).storefront_revision == old.storefront_revision
+    assert by_hand.buy(by_hand.buyer(), product).storefront_revision == old.storefront_revision
     assert by_hand.get(old).state == State.STATE_CANCELLED
 
 
