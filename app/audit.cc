@@ -50,9 +50,10 @@ class Reader {
 
   // Calls `row` for every row, in key order.
   template <class T>
-  absl::Status Scan(const flow::Table& table, const std::function<void(const std::string& key, const T& row)>& row) {
-    const std::string sql =
-        absl::StrCat("SELECT key, body FROM ", table.name, " WHERE key > $1 ORDER BY key LIMIT ", kPageRows);
+  absl::Status Scan(const flow::Table& table,
+                    const std::function<void(const std::string& key, const T& row)>& row) {
+    const std::string sql = absl::StrCat("SELECT key, body FROM ", table.name,
+                                         " WHERE key > $1 ORDER BY key LIMIT ", kPageRows);
     std::string after;
     T message;
     for (;;) {
@@ -62,7 +63,8 @@ class Reader {
         after = std::string(page->Bytes(i, 0));
         const absl::string_view body = page->Bytes(i, 1);
         if (!message.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
-          return absl::DataLossError(absl::StrCat(table.name, " ", after, " is no ", message.GetTypeName()));
+          return absl::DataLossError(
+              absl::StrCat(table.name, " ", after, " is no ", message.GetTypeName()));
         }
         row(after, message);
       }
@@ -99,11 +101,13 @@ struct PaymentFacts {
 
 class Auditor {
  public:
-  Auditor(const std::map<std::string, std::string>& dsns, const AuditOptions& options) : dsns_(dsns), options_(options) {}
+  Auditor(const std::map<std::string, std::string>& dsns, const AuditOptions& options)
+      : dsns_(dsns), options_(options) {}
 
   absl::StatusOr<AuditReport> Run() {
     if (absl::Status status = ReadOrders(); !status.ok()) return status;
-    for (auto check : {&Auditor::Payments, &Auditor::Catalog, &Auditor::Store, &Auditor::Deliveries, &Auditor::Views}) {
+    for (auto check : {&Auditor::Payments, &Auditor::Catalog, &Auditor::Store, &Auditor::Deliveries,
+                       &Auditor::Views}) {
       if (absl::Status status = (this->*check)(); !status.ok()) return status;
     }
     if (absl::Status status = ReadOrdersAgain(); !status.ok()) return status;
@@ -116,11 +120,14 @@ class Auditor {
 
  private:
   bool Has(const std::string& context) const { return dsns_.contains(context); }
-  absl::StatusOr<std::unique_ptr<Reader>> Open(const std::string& context) const { return Reader::Open(dsns_.at(context)); }
+  absl::StatusOr<std::unique_ptr<Reader>> Open(const std::string& context) const {
+    return Reader::Open(dsns_.at(context));
+  }
 
   void Violate(int invariant, const std::string& subject, const std::string& what) {
     ++report_.violation_count;
-    report_.violations.push_back({invariant, subject, absl::StrCat("invariant ", invariant, ": ", subject, " ", what)});
+    report_.violations.push_back(
+        {invariant, subject, absl::StrCat("invariant ", invariant, ": ", subject, " ", what)});
   }
 
   absl::Status ReadOrders();
@@ -132,8 +139,10 @@ class Auditor {
   absl::Status Views();
   void KeepStep(const std::string& context, const std::string& key, const StepRecord& step);
   void CheckOrder(const std::string& id, const OrderFacts& facts);
-  void CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts, const flow::Plan& plan);
-  void CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts, const flow::Plan& plan);
+  void CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                  const flow::Plan& plan);
+  void CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                  const flow::Plan& plan);
   void CheckOrphans();
   void CheckViews();
 
@@ -141,46 +150,55 @@ class Auditor {
   const AuditOptions& options_;
   AuditReport report_;
   absl::flat_hash_map<std::string, OrderFacts> orders_;
-  absl::flat_hash_set<std::string> later_orders_;  // seen only the second time
-  absl::flat_hash_map<std::string, flow::Plan> plans_;   // by "<storefront>@<revision>"
-  absl::flat_hash_map<std::string, std::map<std::string, StepFacts>> steps_;  // context -> "<order_id>/<step_id>"
-  absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;      // by order
+  absl::flat_hash_set<std::string> later_orders_;       // seen only the second time
+  absl::flat_hash_map<std::string, flow::Plan> plans_;  // by "<storefront>@<revision>"
+  absl::flat_hash_map<std::string, std::map<std::string, StepFacts>>
+      steps_;  // context -> "<order_id>/<step_id>"
+  absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;         // by order
   absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_;  // states by order
   absl::flat_hash_map<std::string, view::v1::OrderView> views_;
 };
 
-std::string RevisionKey(const Order& order) { return absl::StrCat(order.storefront(), "@", order.storefront_revision()); }
+std::string RevisionKey(const Order& order) {
+  return absl::StrCat(order.storefront(), "@", order.storefront_revision());
+}
 
 absl::Status Auditor::ReadOrders() {
-  if (!Has("order")) return absl::InvalidArgumentError("an audit needs the order context's database");
+  if (!Has("order"))
+    return absl::InvalidArgumentError("an audit needs the order context's database");
   auto reader = Open("order");
   if (!reader.ok()) return reader.status();
   absl::Status status = (*reader)->Scan<order::v1::StorefrontRevision>(
-      order::kStorefrontRevisions, [&](const std::string& key, const order::v1::StorefrontRevision& revision) {
+      order::kStorefrontRevisions,
+      [&](const std::string& key, const order::v1::StorefrontRevision& revision) {
         auto plan = flow::ParseStorefront(revision.textproto(), "");
         if (plan.ok()) {
           plans_.emplace(key, *std::move(plan));
         } else {
-          Violate(2, absl::StrCat("storefront ", key), absl::StrCat("cannot be read any more: ", plan.status().message()));
+          Violate(2, absl::StrCat("storefront ", key),
+                  absl::StrCat("cannot be read any more: ", plan.status().message()));
         }
       });
   if (!status.ok()) return status;
-  return (*reader)->Scan<OrderRecord>(order::kOrders, [&](const std::string& key, const OrderRecord& record) {
-    OrderFacts& facts = orders_[key];
-    facts.order = record.order();
-    facts.order.clear_lines();
-    facts.visible = record.visible();
-    facts.due_time_us = record.due_time_us();
-    for (const auto& task : record.saga().tasks()) {
-      facts.tasks.push_back(task.undo_state() == order::v1::TASK_STATE_DONE ? -task.state() : task.state());
-    }
-  });
+  return (*reader)->Scan<OrderRecord>(
+      order::kOrders, [&](const std::string& key, const OrderRecord& record) {
+        OrderFacts& facts = orders_[key];
+        facts.order = record.order();
+        facts.order.clear_lines();
+        facts.visible = record.visible();
+        facts.due_time_us = record.due_time_us();
+        for (const auto& task : record.saga().tasks()) {
+          facts.tasks.push_back(task.undo_state() == order::v1::TASK_STATE_DONE ? -task.state()
+                                                                                : task.state());
+        }
+      });
 }
 
 absl::Status Auditor::ReadOrdersAgain() {
   auto reader = Open("order");
   if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<OrderRecord>(order::kOrders, [&](const std::string& key, const OrderRecord& record) {
+  return (*reader)->Scan<OrderRecord>(order::kOrders, [&](const std::string& key,
+                                                          const OrderRecord& record) {
     ++report_.orders_by_state[record.order().state()];
     auto it = orders_.find(key);
     if (it == orders_.end()) {
@@ -188,8 +206,9 @@ absl::Status Auditor::ReadOrdersAgain() {
       return;
     }
     OrderFacts& facts = it->second;
-    facts.stable = facts.order.state() == record.order().state() && facts.due_time_us == record.due_time_us() &&
-                   facts.visible == record.visible() && facts.order.status_code() == record.order().status_code();
+    facts.stable = facts.order.state() == record.order().state() &&
+                   facts.due_time_us == record.due_time_us() && facts.visible == record.visible() &&
+                   facts.order.status_code() == record.order().status_code();
   });
 }
 
@@ -221,10 +240,13 @@ absl::Status Auditor::Payments() {
       });
   if (!status.ok()) return status;
   for (const auto& [currency, total] : totals) {
-    if (total != 0) Violate(3, absl::StrCat("the ledger in ", currency), absl::StrCat("sums to ", total, ", not to zero"));
+    if (total != 0)
+      Violate(3, absl::StrCat("the ledger in ", currency),
+              absl::StrCat("sums to ", total, ", not to zero"));
   }
 
-  // What each payment's state says must be in the ledger; what is left over then belongs to no payment.
+  // What each payment's state says must be in the ledger; what is left over then belongs to no
+  // payment.
   auto expect = [&](const std::string& id, int64_t merchant) {
     auto it = transactions.find(id);
     if (it == transactions.end()) {
@@ -233,9 +255,10 @@ absl::Status Auditor::Payments() {
     }
     const Transaction& t = it->second;
     if (t.entries != 2 || t.sum != 0 || t.merchant != merchant) {
-      Violate(3, absl::StrCat("transaction ", id),
-              absl::StrCat("has ", t.entries, " entries that sum to ", t.sum, " and give the merchant ", t.merchant, "; expected 2, 0 and ",
-                           merchant));
+      Violate(
+          3, absl::StrCat("transaction ", id),
+          absl::StrCat("has ", t.entries, " entries that sum to ", t.sum, " and give the merchant ",
+                       t.merchant, "; expected 2, 0 and ", merchant));
     }
     transactions.erase(it);
   };
@@ -247,8 +270,9 @@ absl::Status Auditor::Payments() {
         const bool captured = payment.state() == payment::v1::Payment::STATE_CAPTURED;
         if (captured || refunded) expect(key + "/capture", payment.amount().minor_units());
         if (refunded) expect(key + "/refund", -payment.amount().minor_units());
-        payments_[payment.order_id()].push_back(
-            {payment.order_id(), payment.state(), payment.amount().currency_code(), payment.amount().minor_units()});
+        payments_[payment.order_id()].push_back({payment.order_id(), payment.state(),
+                                                 payment.amount().currency_code(),
+                                                 payment.amount().minor_units()});
       });
   for (const auto& [id, transaction] : transactions) {
     Violate(3, absl::StrCat("transaction ", id), "is in the ledger, but no payment says so");
@@ -262,7 +286,8 @@ absl::Status Auditor::Catalog() {
   if (!reader.ok()) return reader.status();
   absl::flat_hash_map<std::string, int64_t> held;
   absl::Status status = (*reader)->Scan<catalog::v1::Reservation>(
-      catalog::kReservations, [&](const std::string& key, const catalog::v1::Reservation& reservation) {
+      catalog::kReservations,
+      [&](const std::string& key, const catalog::v1::Reservation& reservation) {
         KeepStep("catalog", key, reservation.step());
         if (reservation.state() != catalog::v1::Reservation::STATE_HELD) return;
         for (const auto& line : reservation.lines()) held[line.product_id()] += line.quantity();
@@ -274,10 +299,12 @@ absl::Status Auditor::Catalog() {
         const int64_t reserved = held.contains(key) ? held[key] : 0;
         if (product.reserved_count() != reserved) {
           Violate(4, absl::StrCat("product ", key),
-                  absl::StrCat("has reserved_count ", product.reserved_count(), ", but orders hold ", reserved));
+                  absl::StrCat("has reserved_count ", product.reserved_count(),
+                               ", but orders hold ", reserved));
         }
         if (product.available_count() < 0) {
-          Violate(4, absl::StrCat("product ", key), absl::StrCat("has available_count ", product.available_count()));
+          Violate(4, absl::StrCat("product ", key),
+                  absl::StrCat("has available_count ", product.available_count()));
         }
       });
 }
@@ -308,21 +335,25 @@ absl::Status Auditor::Views() {
   if (!Has("view")) return absl::OkStatus();
   auto reader = Open("view");
   if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<view::v1::OrderView>(view::kOrderViews, [&](const std::string& key, const view::v1::OrderView& row) {
-    ++report_.view_count;
-    view::v1::OrderView& kept = views_[key];
-    kept = row;
-    kept.clear_lines();
-    kept.clear_timeline();
-    kept.clear_applied_versions();
-  });
+  return (*reader)->Scan<view::v1::OrderView>(
+      view::kOrderViews, [&](const std::string& key, const view::v1::OrderView& row) {
+        ++report_.view_count;
+        view::v1::OrderView& kept = views_[key];
+        kept = row;
+        kept.clear_lines();
+        kept.clear_timeline();
+        kept.clear_applied_versions();
+      });
 }
 
 void Auditor::CheckOrder(const std::string& id, const OrderFacts& facts) {
-  const std::string subject = absl::StrCat("order ", id, " (", Order::State_Name(facts.order.state()), ")");
+  const std::string subject =
+      absl::StrCat("order ", id, " (", Order::State_Name(facts.order.state()), ")");
   const auto plan = plans_.find(RevisionKey(facts.order));
   if (plan == plans_.end()) {
-    if (facts.stable) Violate(2, subject, absl::StrCat("runs under the unknown revision ", RevisionKey(facts.order)));
+    if (facts.stable)
+      Violate(2, subject,
+              absl::StrCat("runs under the unknown revision ", RevisionKey(facts.order)));
     return;
   }
   if (!facts.stable) return;
@@ -345,7 +376,8 @@ void Auditor::CheckOrder(const std::string& id, const OrderFacts& facts) {
   }
 }
 
-void Auditor::CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts, const flow::Plan& plan) {
+void Auditor::CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                         const flow::Plan& plan) {
   const Order::State state = facts.order.state();
   for (int i = 0; i < plan.place_count && i < static_cast<int>(facts.tasks.size()); ++i) {
     const flow::PlanStep& step = plan.steps[i];
@@ -354,21 +386,26 @@ void Auditor::CheckSteps(const std::string& subject, const std::string& id, cons
     const auto found = records.find(absl::StrCat(id, "/", step.id));
     const bool held = found != records.end() && found->second.held();
     if (state == Order::STATE_COMPLETED) {
-      if (!held) Violate(2, subject, absl::StrCat("should hold ", step.context, "'s step \"", step.id, "\", and does not"));
+      if (!held)
+        Violate(
+            2, subject,
+            absl::StrCat("should hold ", step.context, "'s step \"", step.id, "\", and does not"));
       continue;
     }
-    const bool taken_back =
-        state == Order::STATE_REJECTED || std::any_of(plan.cancel_undos.begin(), plan.cancel_undos.end(),
-                                                      [i](const flow::PlanUndo& undo) { return undo.step == i; });
+    const bool taken_back = state == Order::STATE_REJECTED ||
+                            std::any_of(plan.cancel_undos.begin(), plan.cancel_undos.end(),
+                                        [i](const flow::PlanUndo& undo) { return undo.step == i; });
     if (taken_back && held) {
       Violate(1, subject, absl::StrCat("still holds ", step.context, "'s step \"", step.id, "\""));
     }
   }
 }
 
-void Auditor::CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts, const flow::Plan& plan) {
-  const bool pays = std::any_of(plan.steps.begin(), plan.steps.begin() + plan.place_count,
-                                [](const flow::PlanStep& step) { return step.context == "payment"; });
+void Auditor::CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                         const flow::Plan& plan) {
+  const bool pays =
+      std::any_of(plan.steps.begin(), plan.steps.begin() + plan.place_count,
+                  [](const flow::PlanStep& step) { return step.context == "payment"; });
   if (!pays || !Has("payment")) return;
   int64_t held = 0;
   int captures = 0;
@@ -384,7 +421,8 @@ void Auditor::CheckMoney(const std::string& subject, const std::string& id, cons
   if (completed && (held != price || captures != 1)) {
     Violate(3, subject, absl::StrCat("costs ", price, ", but ", captures, " captures hold ", held));
   }
-  if (facts.order.state() == Order::STATE_REJECTED && held != 0) Violate(3, subject, absl::StrCat("still holds ", held, " of money"));
+  if (facts.order.state() == Order::STATE_REJECTED && held != 0)
+    Violate(3, subject, absl::StrCat("still holds ", held, " of money"));
 }
 
 void Auditor::CheckOrphans() {
@@ -393,7 +431,8 @@ void Auditor::CheckOrphans() {
       if (!step.held()) continue;
       const std::string order_id = key.substr(0, key.find('/'));
       if (!orders_.contains(order_id) && !later_orders_.contains(order_id)) {
-        Violate(5, absl::StrCat(context, "'s step ", key), "is held for an order that does not exist");
+        Violate(5, absl::StrCat(context, "'s step ", key),
+                "is held for an order that does not exist");
       }
     }
   }
@@ -401,7 +440,8 @@ void Auditor::CheckOrphans() {
 
 void Auditor::CheckViews() {
   if (!Has("view")) return;
-  auto one = [](const absl::flat_hash_map<std::string, std::vector<int>>& states, const std::string& id) -> std::optional<int> {
+  auto one = [](const absl::flat_hash_map<std::string, std::vector<int>>& states,
+                const std::string& id) -> std::optional<int> {
     auto it = states.find(id);
     if (it == states.end() || it->second.size() != 1) return std::nullopt;
     return it->second[0];
@@ -412,19 +452,25 @@ void Auditor::CheckViews() {
     const auto it = views_.find(id);
     const bool shown = it != views_.end() && it->second.order_state() != Order::STATE_UNSPECIFIED;
     if (!facts.visible) {
-      if (shown && facts.order.state() == Order::STATE_REJECTED) Violate(6, subject, "shows an order that nobody may see");
+      if (shown && facts.order.state() == Order::STATE_REJECTED)
+        Violate(6, subject, "shows an order that nobody may see");
       continue;
     }
     if (!shown) {
-      Violate(6, subject, absl::StrCat("is missing; the order is ", Order::State_Name(facts.order.state())));
+      Violate(6, subject,
+              absl::StrCat("is missing; the order is ", Order::State_Name(facts.order.state())));
       continue;
     }
     const view::v1::OrderView& row = it->second;
     if (row.parked_size() > 0) {
-      Violate(6, subject, absl::StrCat("waits for an event before ", row.parked(0).resource(), " version ", row.parked(0).version()));
+      Violate(6, subject,
+              absl::StrCat("waits for an event before ", row.parked(0).resource(), " version ",
+                           row.parked(0).version()));
     }
     auto differs = [&](const char* what, auto shown_value, auto real_value) {
-      if (shown_value != real_value) Violate(6, subject, absl::StrCat("says ", what, " ", shown_value, ", its source ", real_value));
+      if (shown_value != real_value)
+        Violate(6, subject,
+                absl::StrCat("says ", what, " ", shown_value, ", its source ", real_value));
     };
     const Order& order = facts.order;
     differs("state", Order::State_Name(row.order_state()), Order::State_Name(order.state()));
@@ -433,30 +479,37 @@ void Auditor::CheckViews() {
     differs("storefront", row.storefront(), order.storefront());
     differs("customer", row.customer_id(), order.customer_id());
     differs("total", row.total().minor_units(), order.total().minor_units());
-    // The other contexts were read while the order stood still, but a courier may have moved on since.
-    if (auto payments = payments_.find(id); payments != payments_.end() && payments->second.size() == 1) {
+    // The other contexts were read while the order stood still, but a courier may have moved on
+    // since.
+    if (auto payments = payments_.find(id);
+        payments != payments_.end() && payments->second.size() == 1) {
       const auto state = payments->second[0].state;
-      if (state == payment::v1::Payment::STATE_CAPTURED || state == payment::v1::Payment::STATE_REFUNDED) {
-        differs("payment", payment::v1::Payment::State_Name(row.payment_state()), payment::v1::Payment::State_Name(state));
+      if (state == payment::v1::Payment::STATE_CAPTURED ||
+          state == payment::v1::Payment::STATE_REFUNDED) {
+        differs("payment", payment::v1::Payment::State_Name(row.payment_state()),
+                payment::v1::Payment::State_Name(state));
       }
     }
-    if (auto state = one(acceptances_, id);
-        state == store::v1::Acceptance::STATE_ACCEPTED || state == store::v1::Acceptance::STATE_DECLINED) {
+    if (auto state = one(acceptances_, id); state == store::v1::Acceptance::STATE_ACCEPTED ||
+                                            state == store::v1::Acceptance::STATE_DECLINED) {
       differs("acceptance", store::v1::Acceptance::State_Name(row.acceptance_state()),
               store::v1::Acceptance::State_Name(static_cast<store::v1::Acceptance::State>(*state)));
     }
     // A tombstone (cancelled before it began) publishes nothing.
-    if (auto state = one(deliveries_, id); state.has_value() && state != delivery::v1::Delivery::STATE_UNSPECIFIED &&
+    if (auto state = one(deliveries_, id); state.has_value() &&
+                                           state != delivery::v1::Delivery::STATE_UNSPECIFIED &&
                                            state != delivery::v1::Delivery::STATE_CANCELLED) {
-      differs("delivery", delivery::v1::Delivery::State_Name(row.delivery_state()),
-              delivery::v1::Delivery::State_Name(static_cast<delivery::v1::Delivery::State>(*state)));
+      differs(
+          "delivery", delivery::v1::Delivery::State_Name(row.delivery_state()),
+          delivery::v1::Delivery::State_Name(static_cast<delivery::v1::Delivery::State>(*state)));
     }
   }
 }
 
 }  // namespace
 
-absl::StatusOr<AuditReport> Audit(const std::map<std::string, std::string>& dsns, const AuditOptions& options) {
+absl::StatusOr<AuditReport> Audit(const std::map<std::string, std::string>& dsns,
+                                  const AuditOptions& options) {
   const absl::Time deadline = absl::Now() + options.settle;
   std::optional<std::set<std::string>> suspects;
   for (;;) {
@@ -468,19 +521,22 @@ absl::StatusOr<AuditReport> Audit(const std::map<std::string, std::string>& dsns
     std::vector<AuditReport::Violation> lasting;
     for (AuditReport::Violation& violation : report->violations) {
       now.insert(violation.subject);
-      if (!suspects.has_value() || suspects->contains(violation.subject)) lasting.push_back(std::move(violation));
+      if (!suspects.has_value() || suspects->contains(violation.subject))
+        lasting.push_back(std::move(violation));
     }
     if (lasting.empty() || last) {
       report->violation_count = static_cast<int64_t>(lasting.size());
       std::sort(lasting.begin(), lasting.end(), [](const auto& a, const auto& b) {
         return std::tie(a.invariant, a.subject) < std::tie(b.invariant, b.subject);
       });
-      if (static_cast<int>(lasting.size()) > options.violations_max) lasting.resize(options.violations_max);
+      if (static_cast<int>(lasting.size()) > options.violations_max)
+        lasting.resize(options.violations_max);
       report->violations = std::move(lasting);
       return report;
     }
     suspects = std::move(now);
-    absl::SleepFor(std::min(absl::Seconds(1), std::max(absl::Milliseconds(100), deadline - absl::Now())));
+    absl::SleepFor(
+        std::min(absl::Seconds(1), std::max(absl::Milliseconds(100), deadline - absl::Now())));
   }
 }
 

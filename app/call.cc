@@ -23,9 +23,11 @@
 #include "grpcpp/grpcpp.h"
 
 ABSL_DECLARE_FLAG(std::string, data);
-ABSL_FLAG(std::string, address, "", "host:port to call; empty: where `gaekju up` on --data serves the context");
+ABSL_FLAG(std::string, address, "",
+          "host:port to call; empty: where `gaekju up` on --data serves the context");
 ABSL_FLAG(std::string, pick, "", "print only this field of the answer, such as order.order_id");
-ABSL_FLAG(absl::Duration, deadline, absl::Seconds(10), "how long the call may take; a stream ends with it");
+ABSL_FLAG(absl::Duration, deadline, absl::Seconds(10),
+          "how long the call may take; a stream ends with it");
 
 namespace gaekju::app {
 namespace {
@@ -49,11 +51,13 @@ absl::StatusOr<const MethodDescriptor*> FindMethod(const std::string& given, std
     if (const MethodDescriptor* method = service->FindMethodByName(parts[1])) return method;
     std::vector<std::string> names;
     for (int i = 0; i < service->method_count(); ++i) names.push_back(service->method(i)->name());
-    return absl::NotFoundError(
-        absl::StrCat(parts[0], " has no method '", parts[1], "'; it has: ", absl::StrJoin(names, ", ")));
+    return absl::NotFoundError(absl::StrCat(parts[0], " has no method '", parts[1],
+                                            "'; it has: ", absl::StrJoin(names, ", ")));
   }
   const MethodDescriptor* method = pool->FindMethodByName(name);
-  if (method == nullptr) return absl::NotFoundError(absl::StrCat("there is no method '", given, "'; say order.PlaceOrder"));
+  if (method == nullptr)
+    return absl::NotFoundError(
+        absl::StrCat("there is no method '", given, "'; say order.PlaceOrder"));
   *context = parts.size() > 1 ? parts[1] : "";
   return method;
 }
@@ -74,8 +78,9 @@ absl::StatusOr<std::string> Pick(const Message& message, const std::string& path
     const FieldDescriptor* field = at->GetDescriptor()->FindFieldByName(names[i]);
     if (field == nullptr) field = at->GetDescriptor()->FindFieldByCamelcaseName(names[i]);
     if (field == nullptr || field->is_repeated()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--pick=", path, ": ", at->GetDescriptor()->full_name(), " has no single field '", names[i], "'"));
+      return absl::InvalidArgumentError(absl::StrCat("--pick=", path, ": ",
+                                                     at->GetDescriptor()->full_name(),
+                                                     " has no single field '", names[i], "'"));
     }
     const auto* reflection = at->GetReflection();
     if (field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE) {
@@ -83,7 +88,9 @@ absl::StatusOr<std::string> Pick(const Message& message, const std::string& path
       if (i + 1 == names.size()) return Json(*at);
       continue;
     }
-    if (i + 1 < names.size()) return absl::InvalidArgumentError(absl::StrCat("--pick=", path, ": ", names[i], " holds no fields"));
+    if (i + 1 < names.size())
+      return absl::InvalidArgumentError(
+          absl::StrCat("--pick=", path, ": ", names[i], " holds no fields"));
     switch (field->cpp_type()) {
       case FieldDescriptor::CPPTYPE_STRING:
         return reflection->GetString(*at, field);
@@ -96,7 +103,8 @@ absl::StatusOr<std::string> Pick(const Message& message, const std::string& path
       case FieldDescriptor::CPPTYPE_BOOL:
         return reflection->GetBool(*at, field) ? "true" : "false";
       default:
-        return absl::InvalidArgumentError(absl::StrCat("--pick=", path, ": not text, a number or a bool"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("--pick=", path, ": not text, a number or a bool"));
     }
   }
   return absl::InvalidArgumentError("--pick is empty");
@@ -119,7 +127,8 @@ grpc::ByteBuffer ToBuffer(const Message& message) {
 
 bool FromBuffer(const grpc::ByteBuffer& buffer, Message* message) {
   grpc::Slice slice;
-  return buffer.DumpToSingleSlice(&slice).ok() && message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
+  return buffer.DumpToSingleSlice(&slice).ok() &&
+         message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
 }
 
 int RunCall(const std::vector<std::string>& arguments) {
@@ -131,18 +140,22 @@ int RunCall(const std::vector<std::string>& arguments) {
   if (!method.ok()) return Fail("call", method.status().message(), 2);
 
   std::string json = arguments.size() > 1 ? arguments[1] : "{}";
-  if (json == "-") json.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
+  if (json == "-")
+    json.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
   auto* factory = google::protobuf::MessageFactory::generated_factory();
   std::unique_ptr<Message> request(factory->GetPrototype((*method)->input_type())->New());
-  if (const auto parsed = google::protobuf::util::JsonStringToMessage(json, request.get()); !parsed.ok()) {
+  if (const auto parsed = google::protobuf::util::JsonStringToMessage(json, request.get());
+      !parsed.ok()) {
     return Fail("call",
-                absl::StrCat("the request is no ", (*method)->input_type()->full_name(), ": ", std::string(parsed.message())),
+                absl::StrCat("the request is no ", (*method)->input_type()->full_name(), ": ",
+                             std::string(parsed.message())),
                 2);
   }
 
   std::string address = absl::GetFlag(FLAGS_address);
   if (address.empty()) {
-    const std::string data = absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory() : absl::GetFlag(FLAGS_data);
+    const std::string data =
+        absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory() : absl::GetFlag(FLAGS_data);
     auto up = ReadUpFile(data);
     if (!up.ok()) return Fail("call", up.status().message());
     if (!up->contexts.contains(context)) return Fail("call", UnknownContext(context));
@@ -161,7 +174,8 @@ int RunCall(const std::vector<std::string>& arguments) {
   };
   // One way for unary calls and streams: a stream of which a unary call is the shortest.
   auto stream = stub.PrepareCall(
-      &client_context, absl::StrCat("/", (*method)->service()->full_name(), "/", (*method)->name()), &queue);
+      &client_context, absl::StrCat("/", (*method)->service()->full_name(), "/", (*method)->name()),
+      &queue);
   stream->StartCall(nullptr);
   if (next()) {
     stream->WriteLast(ToBuffer(*request), grpc::WriteOptions(), nullptr);
@@ -207,9 +221,11 @@ Command CallCommand() {
   return {.name = "call",
           .summary = "call an RPC with JSON: gaekju call order.GetOrder '{\"order_id\":\"…\"}'",
           .usage =
-              "Usage: gaekju call CONTEXT.METHOD ['JSON' | -] [--pick=FIELD] [--address=HOST:PORT | --data=DIR]\n"
+              "Usage: gaekju call CONTEXT.METHOD ['JSON' | -] [--pick=FIELD] [--address=HOST:PORT "
+              "| --data=DIR]\n"
               "\n"
-              "Calls an RPC and prints the answer as JSON; of a stream, every message. '-' reads the request from standard input.\n"
+              "Calls an RPC and prints the answer as JSON; of a stream, every message. '-' reads "
+              "the request from standard input.\n"
               "A refusal is printed on standard error with its details, and the exit code is 1.\n"
               "\n"
               "  gaekju call order.ListOrders '{\"customer_id\":\"cust1\"}'\n"

@@ -10,13 +10,14 @@
 namespace gaekju::app {
 
 // One subcommand. `run` gets what is not a flag; its result is the process's exit code:
-// 0 it worked, 1 it did not, 2 it was called wrongly, 78 it cannot work until the configuration changes.
+// 0 it worked, 1 it did not, 2 it was called wrongly, 78 it cannot work until the configuration
+// changes.
 struct Command {
   const char* name;
-  const char* summary;                 // one line, for the list
-  const char* usage;                   // everything before the flags
-  std::vector<std::string> flags;      // the flags it has
-  bool server_flags = false;           // and those of every server (runtime/config.h)
+  const char* summary;             // one line, for the list
+  const char* usage;               // everything before the flags
+  std::vector<std::string> flags;  // the flags it has
+  bool server_flags = false;       // and those of every server (runtime/config.h)
   int (*run)(const std::vector<std::string>& arguments);
 };
 

@@ -46,15 +46,18 @@ Make Orders(const std::string& storefronts) {
   };
 }
 
-// The sagas under way, by storefront and state: those with a due time, so that the partial index is all that is read.
+// The sagas under way, by storefront and state: those with a due time, so that the partial index is
+// all that is read.
 void ObserveOrders(runtime::PgConnection& pg, runtime::Metrics& metrics) {
   auto rows = pg.Query(
-      "SELECT storefront, state, count(*)::bigint FROM orders WHERE due_time_us > 0 GROUP BY storefront, state");
+      "SELECT storefront, state, count(*)::bigint FROM orders WHERE due_time_us > 0 GROUP BY "
+      "storefront, state");
   if (!rows.ok()) return;
   using order::v1::Order;
   std::map<std::pair<std::string, int>, int64_t> counts;
   for (int row = 0; row < rows->rows(); ++row) {
-    counts[{std::string(rows->Bytes(row, 0)), static_cast<int>(rows->Int(row, 1))}] = rows->Int(row, 2);
+    counts[{std::string(rows->Bytes(row, 0)), static_cast<int>(rows->Int(row, 1))}] =
+        rows->Int(row, 2);
   }
   // A state that has emptied since the last look has to go to 0.
   static auto* const seen = new std::map<std::pair<std::string, int>, int64_t>();
@@ -71,7 +74,8 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
   runtime::ContextServer::Spec spec;
   spec.name = std::string(name);
   spec.service = ServiceOf(name);
-  auto is = [&](absl::string_view known, const std::vector<runtime::Migration>& migrations, Make make) {
+  auto is = [&](absl::string_view known, const std::vector<runtime::Migration>& migrations,
+                Make make) {
     if (name != known) return;
     spec.migrations = migrations;
     spec.make = std::move(make);

@@ -1,4 +1,5 @@
-// context_list.h: the contexts that this binary serves, and how each is made. Adding a context is one line in context_list.cc.
+// context_list.h: the contexts that this binary serves, and how each is made. Adding a context is
+// one line in context_list.cc.
 //
 //   runtime::ContextServer::Spec spec = ContextSpec("payment", "storefronts");
 #ifndef GAEKJU_APP_CONTEXT_LIST_H_

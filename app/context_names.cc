@@ -20,7 +20,8 @@ bool IsContext(absl::string_view name) {
 }
 
 std::string UnknownContext(absl::string_view name) {
-  return absl::StrCat("there is no context '", name, "'; there are: ", absl::StrJoin(ContextNames(), ", "));
+  return absl::StrCat("there is no context '", name,
+                      "'; there are: ", absl::StrJoin(ContextNames(), ", "));
 }
 
 std::string ServiceOf(absl::string_view context) {

@@ -1,9 +1,10 @@
-// embedded.h: the private PostgreSQL and nats-server of `gaekju up`: their programs, directories, configuration and start.
+// embedded.h: the private PostgreSQL and nats-server of `gaekju up`: their programs, directories,
+// configuration and start.
 //
-//   <data>/postgres    the cluster: one superuser "gaekju", a database per context, checksums, password authentication
-//   <data>/run         its Unix socket
-//   <data>/nats        JetStream's store; may be deleted while nats-server is down: the outboxes fill it again
-//   <data>/nats.conf, <data>/secret (the password of both), <data>/log
+//   <data>/postgres    the cluster: one superuser "gaekju", a database per context, checksums,
+//   password authentication <data>/run         its Unix socket <data>/nats        JetStream's
+//   store; may be deleted while nats-server is down: the outboxes fill it again <data>/nats.conf,
+//   <data>/secret (the password of both), <data>/log
 //
 // Everything listens on loopback only.
 #ifndef GAEKJU_APP_EMBEDDED_H_
@@ -33,16 +34,18 @@ absl::StatusOr<EmbeddedPrograms> FindEmbeddedPrograms(const std::string& postgre
 class EmbeddedPostgres {
  public:
   // `user`: whom to run it as, see UnprivilegedUser.
-  EmbeddedPostgres(EmbeddedPaths paths, EmbeddedPrograms programs, std::optional<ProcessUser> user, std::string password, int port);
+  EmbeddedPostgres(EmbeddedPaths paths, EmbeddedPrograms programs, std::optional<ProcessUser> user,
+                   std::string password, int port);
 
   bool IsNew() const;
-  // Makes the cluster when there is none. Errors: FAILED_PRECONDITION (of another major version; or a directory on the way that `user`
-  // may not enter), ABORTED (initdb's words).
+  // Makes the cluster when there is none. Errors: FAILED_PRECONDITION (of another major version; or
+  // a directory on the way that `user` may not enter), ABORTED (initdb's words).
   absl::Status Prepare();
   ChildSpec Spec() const;
   bool Answers() const;
   absl::Status CreateDatabases(const std::vector<std::string>& names) const;
-  // "postgresql://gaekju:…@127.0.0.1:24017/<database>", with the socket's directory where its path is short enough for one.
+  // "postgresql://gaekju:…@127.0.0.1:24017/<database>", with the socket's directory where its path
+  // is short enough for one.
   std::string Dsn(const std::string& database) const;
   int port() const { return port_; }
 

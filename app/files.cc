@@ -45,7 +45,8 @@ absl::Status WriteFile(const std::string& path, const std::string& text, mode_t 
 absl::Status MakeDirectory(const std::string& path, mode_t mode) {
   std::error_code error;
   std::filesystem::create_directories(path, error);
-  if (error) return absl::InternalError(absl::StrCat("cannot make directory ", path, ": ", error.message()));
+  if (error)
+    return absl::InternalError(absl::StrCat("cannot make directory ", path, ": ", error.message()));
   if (chmod(path.c_str(), mode) != 0) return SystemError("change the mode of", path);
   return absl::OkStatus();
 }
@@ -60,7 +61,8 @@ std::string ReadLink(const std::string& path) {
 
 std::string AbsolutePath(const std::string& path) {
   std::error_code error;
-  const std::filesystem::path absolute = std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
+  const std::filesystem::path absolute =
+      std::filesystem::weakly_canonical(std::filesystem::absolute(path), error);
   return error ? path : absolute.string();
 }
 

@@ -13,7 +13,8 @@ namespace gaekju::app {
 
 // Errors: NOT_FOUND, INTERNAL.
 absl::StatusOr<std::string> ReadFile(const std::string& path);
-// Atomically: a reader sees the old text or the new one. `mode` as in open(2). Errors: INTERNAL, with the system's words.
+// Atomically: a reader sees the old text or the new one. `mode` as in open(2). Errors: INTERNAL,
+// with the system's words.
 absl::Status WriteFile(const std::string& path, const std::string& text, mode_t mode);
 // mkdir -p; the last directory gets `mode`, also when it was there. Errors: INTERNAL.
 absl::Status MakeDirectory(const std::string& path, mode_t mode);

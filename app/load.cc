@@ -1,4 +1,5 @@
-// load.cc: `gaekju load`: places orders as fast as they are answered, waits until they have all ended, and checks every one of them.
+// load.cc: `gaekju load`: places orders as fast as they are answered, waits until they have all
+// ended, and checks every one of them.
 
 #include <unistd.h>
 
@@ -38,22 +39,27 @@ ABSL_DECLARE_FLAG(std::string, storefronts);
 ABSL_FLAG(std::string, storefront, "fashion", "the shop to buy in, or 'all': each in turn");
 ABSL_FLAG(int64_t, orders, 10000, "how many orders to place; 0 with --seconds");
 ABSL_FLAG(double, seconds, 0, "place orders for so long instead");
-ABSL_FLAG(int, clients, 256, "orders under way at a time: each is answered before its client places the next");
+ABSL_FLAG(int, clients, 256,
+          "orders under way at a time: each is answered before its client places the next");
 ABSL_FLAG(int, concurrency, 0, "the same as --clients");
 ABSL_FLAG(int, products, 1000, "how many products there are to choose from");
 ABSL_FLAG(bool, hot, false, "everybody buys the same product");
 ABSL_FLAG(int, lines, 1, "products per order");
 ABSL_FLAG(int64_t, stock, 1000000000, "how many there are of each product");
 ABSL_FLAG(int, customers, 1000, "how many different buyers");
-ABSL_FLAG(int64_t, warmup, 500, "orders placed before the measurement; checked, but not counted in the figures");
-ABSL_FLAG(double, cancel_ratio, 0, "this part of the orders is cancelled as soon as it is acknowledged");
+ABSL_FLAG(int64_t, warmup, 500,
+          "orders placed before the measurement; checked, but not counted in the figures");
+ABSL_FLAG(double, cancel_ratio, 0,
+          "this part of the orders is cancelled as soon as it is acknowledged");
 ABSL_FLAG(double, decline_ratio, 0, "this part of the orders is paid with a card that is declined");
-ABSL_FLAG(uint64_t, seed, 0, "decides products, cancels and declines; 0: from the clock (it is printed)");
+ABSL_FLAG(uint64_t, seed, 0,
+          "decides products, cancels and declines; 0: from the clock (it is printed)");
 ABSL_FLAG(std::string, currency, "KRW", "currency of the products");
 ABSL_FLAG(absl::Duration, call_deadline, absl::Seconds(10), "deadline of one attempt at an order");
 ABSL_FLAG(absl::Duration, retry_for, absl::Seconds(60),
           "an attempt that nobody answered is made again, with the same request_id, for so long");
-ABSL_FLAG(absl::Duration, finish_timeout, absl::Seconds(120), "how long the acknowledged orders may take to end");
+ABSL_FLAG(absl::Duration, finish_timeout, absl::Seconds(120),
+          "how long the acknowledged orders may take to end");
 ABSL_FLAG(bool, verify, true, "check all databases afterwards");
 ABSL_FLAG(bool, json, false, "print the result as one JSON object");
 
@@ -106,7 +112,8 @@ class Work {
 
 double Percentile(std::vector<int64_t>& sorted_us, double q) {
   if (sorted_us.empty()) return 0;
-  const size_t i = std::min(sorted_us.size() - 1, static_cast<size_t>(q * static_cast<double>(sorted_us.size())));
+  const size_t i = std::min(sorted_us.size() - 1,
+                            static_cast<size_t>(q * static_cast<double>(sorted_us.size())));
   return static_cast<double>(sorted_us[i]) / 1000;
 }
 
@@ -163,13 +170,17 @@ absl::Status Load::FindStorefronts() {
     storefronts_ = {wanted};
     return absl::OkStatus();
   }
-  const std::string directory = absl::GetFlag(FLAGS_storefronts).empty() ? targets_.storefronts : absl::GetFlag(FLAGS_storefronts);
+  const std::string directory = absl::GetFlag(FLAGS_storefronts).empty()
+                                    ? targets_.storefronts
+                                    : absl::GetFlag(FLAGS_storefronts);
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     if (entry.path().extension() == ".textproto") storefronts_.push_back(entry.path().stem());
   }
   std::sort(storefronts_.begin(), storefronts_.end());
-  if (storefronts_.empty()) return absl::NotFoundError(absl::StrCat("no storefronts in '", directory, "'; name them with --storefronts"));
+  if (storefronts_.empty())
+    return absl::NotFoundError(
+        absl::StrCat("no storefronts in '", directory, "'; name them with --storefronts"));
   return absl::OkStatus();
 }
 
@@ -193,17 +204,19 @@ absl::Status Load::CreateProducts() {
       done.wait(lock, [&] { return in_flight < 256; });
       ++in_flight;
     }
-    caller_.Start("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", request, absl::Seconds(20),
-                  [&](runtime::UnaryResult result) {
+    caller_.Start("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", request,
+                  absl::Seconds(20), [&](runtime::UnaryResult result) {
                     std::lock_guard lock(mutex);
-                    if (result.status.code() != 0 && error.empty()) error = DescribeRpcStatus(result.status);
+                    if (result.status.code() != 0 && error.empty())
+                      error = DescribeRpcStatus(result.status);
                     --in_flight;
                     done.notify_all();
                   });
   }
   std::unique_lock lock(mutex);
   done.wait(lock, [&] { return in_flight == 0; });
-  if (!error.empty()) return absl::UnavailableError(absl::StrCat("the products cannot be created: ", error));
+  if (!error.empty())
+    return absl::UnavailableError(absl::StrCat("the products cannot be created: ", error));
   return absl::OkStatus();
 }
 
@@ -228,20 +241,24 @@ void Load::Place(std::shared_ptr<Attempted> order) {
   order::v1::PlaceOrderRequest request;
   request.set_storefront(storefronts_[order->number % storefronts_.size()]);
   request.set_request_id(absl::StrCat(run_, "-", order->number));
-  request.set_customer_id(absl::StrCat("load-", run_, "-", order->number % absl::GetFlag(FLAGS_customers)));
+  request.set_customer_id(
+      absl::StrCat("load-", run_, "-", order->number % absl::GetFlag(FLAGS_customers)));
   request.set_customer_name("Load");
   request.set_delivery_address("1 Loopback Street");
   request.set_payment_method(order->declined ? payment::kDeclinedMethod : "card");
-  const uint64_t first = static_cast<uint64_t>(order->number) * 0x9e3779b97f4a7c15u % products_.size();
+  const uint64_t first =
+      static_cast<uint64_t>(order->number) * 0x9e3779b97f4a7c15u % products_.size();
   const int lines = std::min<int>(absl::GetFlag(FLAGS_lines), static_cast<int>(products_.size()));
   for (int i = 0; i < lines; ++i) {
     auto* line = request.add_lines();
     line->set_product_id(products_[(first + static_cast<uint64_t>(i)) % products_.size()]);
     line->set_quantity(1);
   }
-  caller_.Start("order", "gaekju.order.v1.OrderService.PlaceOrder", request, absl::GetFlag(FLAGS_call_deadline),
-                [this, order](runtime::UnaryResult result) {
-                  work_.Add([this, order, result = std::move(result)]() mutable { Placed(order, std::move(result)); });
+  caller_.Start("order", "gaekju.order.v1.OrderService.PlaceOrder", request,
+                absl::GetFlag(FLAGS_call_deadline), [this, order](runtime::UnaryResult result) {
+                  work_.Add([this, order, result = std::move(result)]() mutable {
+                    Placed(order, std::move(result));
+                  });
                 });
 }
 
@@ -271,8 +288,9 @@ void Load::Placed(std::shared_ptr<Attempted> order, runtime::UnaryResult result)
     return PlaceNext();
   }
   // Nobody knows whether it worked: the same request again says it, and never makes two orders.
-  const bool unknown = code == google::rpc::UNAVAILABLE || code == google::rpc::DEADLINE_EXCEEDED || code == google::rpc::UNKNOWN ||
-                       code == google::rpc::CANCELLED || code == google::rpc::INTERNAL || code == google::rpc::RESOURCE_EXHAUSTED;
+  const bool unknown = code == google::rpc::UNAVAILABLE || code == google::rpc::DEADLINE_EXCEEDED ||
+                       code == google::rpc::UNKNOWN || code == google::rpc::CANCELLED ||
+                       code == google::rpc::INTERNAL || code == google::rpc::RESOURCE_EXHAUSTED;
   if (unknown && now - order->start < absl::GetFlag(FLAGS_retry_for)) {
     ++retried_;
     // A pause without a thread: a call that ends at once would otherwise spin.
@@ -291,7 +309,8 @@ void Load::Placed(std::shared_ptr<Attempted> order, runtime::UnaryResult result)
 void Load::Cancel(size_t index, absl::Time start) {
   order::v1::CancelOrderRequest request;
   request.set_order_id(acked_[index].order_id);
-  caller_.Start("order", "gaekju.order.v1.OrderService.CancelOrder", request, absl::GetFlag(FLAGS_call_deadline),
+  caller_.Start("order", "gaekju.order.v1.OrderService.CancelOrder", request,
+                absl::GetFlag(FLAGS_call_deadline),
                 [this, index, start](runtime::UnaryResult result) {
                   work_.Add([this, index, start, result = std::move(result)] {
                     const int code = result.status.code();
@@ -318,7 +337,8 @@ void Load::Cancel(size_t index, absl::Time start) {
 void Load::ClientDone() { --clients_left_; }
 
 void Load::Place(int64_t count, double seconds) {
-  const int wanted = absl::GetFlag(FLAGS_concurrency) > 0 ? absl::GetFlag(FLAGS_concurrency) : absl::GetFlag(FLAGS_clients);
+  const int wanted = absl::GetFlag(FLAGS_concurrency) > 0 ? absl::GetFlag(FLAGS_concurrency)
+                                                          : absl::GetFlag(FLAGS_clients);
   to_place_ = seconds > 0 ? 0 : count;
   place_until_ = absl::Now() + absl::Seconds(seconds);
   placed_ = 0;
@@ -343,15 +363,16 @@ void Load::Progress(bool force) {
   last_progress_ = now;
   CheckFinished(5000);
   const int64_t acked = static_cast<int64_t>(acked_.size());
-  std::cerr << absl::StrFormat("%s %d acknowledged (%.0f/s), %d failed, %d attempts repeated, %d finished\n",
-                               warming_up_ ? "warming up:" : "placing:   ", acked,
-                               static_cast<double>(acked - last_progress_acked_) / seconds, failed_, retried_,
-                               acked - static_cast<int64_t>(unfinished_.size()));
+  std::cerr << absl::StrFormat(
+      "%s %d acknowledged (%.0f/s), %d failed, %d attempts repeated, %d finished\n",
+      warming_up_ ? "warming up:" : "placing:   ", acked,
+      static_cast<double>(acked - last_progress_acked_) / seconds, failed_, retried_,
+      acked - static_cast<int64_t>(unfinished_.size()));
   last_progress_acked_ = acked;
 }
 
-// An order has finished when its view shows the end of its saga: that row is written last. Looks at the oldest `limit` of those
-// that had not ended. False when the database did not answer.
+// An order has finished when its view shows the end of its saga: that row is written last. Looks at
+// the oldest `limit` of those that had not ended. False when the database did not answer.
 bool Load::CheckFinished(size_t limit) {
   if (view_ == nullptr || !view_->ok()) {
     runtime::PgOptions options;
@@ -370,8 +391,9 @@ bool Load::CheckFinished(size_t limit) {
     const size_t end = std::min(limit, begin + kChunk);
     runtime::PgArray keys = runtime::PgArray::Text();
     for (size_t i = begin; i < end; ++i) keys.Add(acked_[unfinished_[i]].order_id);
-    auto rows = view_->Query(absl::StrCat("SELECT key, body FROM ", view::kOrderViews.name, " WHERE key = ANY($1)"),
-                             runtime::PgParams().Array(std::move(keys)));
+    auto rows = view_->Query(
+        absl::StrCat("SELECT key, body FROM ", view::kOrderViews.name, " WHERE key = ANY($1)"),
+        runtime::PgParams().Array(std::move(keys)));
     if (!rows.ok()) {
       answered = false;
       break;
@@ -381,7 +403,8 @@ bool Load::CheckFinished(size_t limit) {
     view::v1::OrderView row;
     for (int i = 0; i < rows->rows(); ++i) {
       const absl::string_view body = rows->Bytes(i, 1);
-      if (row.ParseFromArray(body.data(), static_cast<int>(body.size()))) states[std::string(rows->Bytes(i, 0))] = row.order_state();
+      if (row.ParseFromArray(body.data(), static_cast<int>(body.size())))
+        states[std::string(rows->Bytes(i, 0))] = row.order_state();
     }
     const size_t before = still.size();
     for (size_t i = begin; i < end; ++i) {
@@ -394,7 +417,8 @@ bool Load::CheckFinished(size_t limit) {
     }
     if (still.size() - before < end - begin) last_finish_ = seen;
   }
-  still.insert(still.end(), unfinished_.begin() + static_cast<std::ptrdiff_t>(begin), unfinished_.end());
+  still.insert(still.end(), unfinished_.begin() + static_cast<std::ptrdiff_t>(begin),
+               unfinished_.end());
   unfinished_ = std::move(still);
   return answered;
 }
@@ -406,8 +430,9 @@ absl::Status Load::WaitForEnd() {
     CheckFinished(unfinished_.size());
     if (unfinished_.empty()) return absl::OkStatus();
     if (absl::Now() > deadline) {
-      return absl::DeadlineExceededError(absl::StrCat(unfinished_.size(), " acknowledged orders have not ended, such as ",
-                                                      acked_[unfinished_.front()].order_id));
+      return absl::DeadlineExceededError(
+          absl::StrCat(unfinished_.size(), " acknowledged orders have not ended, such as ",
+                       acked_[unfinished_.front()].order_id));
     }
     if (absl::Now() > next_line) {
       next_line = absl::Now() + absl::Seconds(1);
@@ -441,39 +466,47 @@ absl::StatusOr<std::vector<std::string>> Load::Verify(AuditReport* report) {
     const size_t end = std::min(acked_.size(), begin + kChunk);
     runtime::PgArray keys = runtime::PgArray::Text();
     for (size_t i = begin; i < end; ++i) keys.Add(acked_[i].order_id);
-    auto rows = (*orders)->Query(absl::StrCat("SELECT key, state FROM ", order::kOrders.name, " WHERE key = ANY($1)"),
-                                 runtime::PgParams().Array(std::move(keys)));
+    auto rows = (*orders)->Query(
+        absl::StrCat("SELECT key, state FROM ", order::kOrders.name, " WHERE key = ANY($1)"),
+        runtime::PgParams().Array(std::move(keys)));
     if (!rows.ok()) return rows.status();
     absl::flat_hash_map<std::string, int> states;
-    for (int i = 0; i < rows->rows(); ++i) states[std::string(rows->Bytes(i, 0))] = static_cast<int>(rows->Int(i, 1));
+    for (int i = 0; i < rows->rows(); ++i)
+      states[std::string(rows->Bytes(i, 0))] = static_cast<int>(rows->Int(i, 1));
     for (size_t i = begin; i < end; ++i) {
       const Acked& order = acked_[i];
       const auto found = states.find(order.order_id);
       if (found == states.end()) {
-        wrong.push_back(absl::StrCat("order ", order.order_id, " was acknowledged and does not exist"));
+        wrong.push_back(
+            absl::StrCat("order ", order.order_id, " was acknowledged and does not exist"));
         continue;
       }
       const int expected = order.cancelled ? Order::STATE_CANCELLED : Order::STATE_COMPLETED;
-      if (found->second != expected && !(order.cancel_unknown && found->second == Order::STATE_CANCELLED)) {
-        wrong.push_back(absl::StrCat("order ", order.order_id, " is ", Order::State_Name(found->second), ", expected ",
+      if (found->second != expected &&
+          !(order.cancel_unknown && found->second == Order::STATE_CANCELLED)) {
+        wrong.push_back(absl::StrCat("order ", order.order_id, " is ",
+                                     Order::State_Name(found->second), ", expected ",
                                      Order::State_Name(expected)));
       }
     }
   }
-  // One order per request, whatever was asked again. Failed attempts of which nobody knows may have made one each.
-  auto count = (*orders)->Query("SELECT count(*)::bigint FROM orders WHERE customer_id LIKE $1 AND state = ANY($2)", [&] {
-    runtime::PgArray states = runtime::PgArray::Int();
-    for (int state : {Order::STATE_COMPLETED, Order::STATE_CANCELLED, Order::STATE_PLACED, Order::STATE_CANCELLING,
-                      Order::STATE_CANCEL_REQUESTED}) {
-      states.AddInt(state);
-    }
-    return runtime::PgParams().Text(absl::StrCat("load-", run_, "-%")).Array(std::move(states));
-  }());
+  // One order per request, whatever was asked again. Failed attempts of which nobody knows may have
+  // made one each.
+  auto count = (*orders)->Query(
+      "SELECT count(*)::bigint FROM orders WHERE customer_id LIKE $1 AND state = ANY($2)", [&] {
+        runtime::PgArray states = runtime::PgArray::Int();
+        for (int state : {Order::STATE_COMPLETED, Order::STATE_CANCELLED, Order::STATE_PLACED,
+                          Order::STATE_CANCELLING, Order::STATE_CANCEL_REQUESTED}) {
+          states.AddInt(state);
+        }
+        return runtime::PgParams().Text(absl::StrCat("load-", run_, "-%")).Array(std::move(states));
+      }());
   if (!count.ok()) return count.status();
   const int64_t made = count->Int(0, 0);
   const int64_t acked = static_cast<int64_t>(acked_.size());
   if (made < acked || made > acked + unknown_) {
-    wrong.push_back(absl::StrCat(made, " orders exist for ", acked, " acknowledged requests (", unknown_, " unknown)"));
+    wrong.push_back(absl::StrCat(made, " orders exist for ", acked, " acknowledged requests (",
+                                 unknown_, " unknown)"));
   }
   // Stock: nothing appears, nothing vanishes.
   auto catalog = connect("catalog");
@@ -481,12 +514,14 @@ absl::StatusOr<std::vector<std::string>> Load::Verify(AuditReport* report) {
   runtime::PgArray keys = runtime::PgArray::Text();
   for (const std::string& product : products_) keys.Add(product);
   auto stock = (*catalog)->Query(
-      "SELECT key, available_count, reserved_count FROM products WHERE key = ANY($1) AND available_count + reserved_count <> $2",
+      "SELECT key, available_count, reserved_count FROM products WHERE key = ANY($1) AND "
+      "available_count + reserved_count <> $2",
       runtime::PgParams().Array(std::move(keys)).Int(absl::GetFlag(FLAGS_stock)));
   if (!stock.ok()) return stock.status();
   for (int i = 0; i < stock->rows(); ++i) {
-    wrong.push_back(absl::StrCat("product ", stock->Bytes(i, 0), ": ", stock->Int(i, 1), " available and ", stock->Int(i, 2),
-                                 " reserved are not the ", absl::GetFlag(FLAGS_stock), " there were"));
+    wrong.push_back(absl::StrCat("product ", stock->Bytes(i, 0), ": ", stock->Int(i, 1),
+                                 " available and ", stock->Int(i, 2), " reserved are not the ",
+                                 absl::GetFlag(FLAGS_stock), " there were"));
   }
   return wrong;
 }
@@ -494,7 +529,9 @@ absl::StatusOr<std::vector<std::string>> Load::Verify(AuditReport* report) {
 void Load::ReadTurns(std::map<std::string, std::pair<double, double>>* turns) {
   for (const auto& [context, address] : targets_.metrics) {
     auto page = FetchMetrics(address);
-    if (page.ok()) (*turns)[context] = {MetricSum(*page, "gaekju_turn_size_sum"), MetricSum(*page, "gaekju_turn_size_count")};
+    if (page.ok())
+      (*turns)[context] = {MetricSum(*page, "gaekju_turn_size_sum"),
+                           MetricSum(*page, "gaekju_turn_size_count")};
   }
 }
 
@@ -505,9 +542,12 @@ int Load::Run() {
   run_ = absl::StrCat(absl::Hex(absl::ToUnixMicros(absl::Now())));
   std::cerr << "seed " << seed << ", run " << run_ << "\n";
   for (const char* context : {"view", "order", "catalog"}) {
-    if (!targets_.dsns.contains(context)) return Fail("load", absl::StrCat("needs the database of ", context, ": --database, or --data"), 2);
+    if (!targets_.dsns.contains(context))
+      return Fail("load",
+                  absl::StrCat("needs the database of ", context, ": --database, or --data"), 2);
   }
-  if (absl::Status status = FindStorefronts(); !status.ok()) return Fail("load", status.message(), 2);
+  if (absl::Status status = FindStorefronts(); !status.ok())
+    return Fail("load", status.message(), 2);
   if (absl::Status status = CreateProducts(); !status.ok()) return Fail("load", status.message());
 
   if (absl::GetFlag(FLAGS_warmup) > 0) Place(absl::GetFlag(FLAGS_warmup), 0);
@@ -554,41 +594,55 @@ int Load::Run() {
     turn_count += turns;
   }
   const double mean_turn = turn_count > 0 ? turn_requests / turn_count : 0;
-  for (const auto& [failure, count] : failures_) std::cerr << "failed " << count << " times: " << failure << "\n";
+  for (const auto& [failure, count] : failures_)
+    std::cerr << "failed " << count << " times: " << failure << "\n";
   for (size_t i = 0; i < wrong.size() && i < 20; ++i) std::cerr << "wrong: " << wrong[i] << "\n";
   if (wrong.size() > 20) std::cerr << "… and " << wrong.size() - 20 << " more\n";
   if (!mean_turns.empty()) {
-    std::cerr << "mean turns: " << absl::StrJoin(mean_turns, " ", [](std::string* out, const auto& one) {
-      absl::StrAppendFormat(out, "%s=%.1f", one.first, one.second);
-    }) << "\n";
+    std::cerr << "mean turns: "
+              << absl::StrJoin(mean_turns, " ",
+                               [](std::string* out, const auto& one) {
+                                 absl::StrAppendFormat(out, "%s=%.1f", one.first, one.second);
+                               })
+              << "\n";
   }
   const double orders_per_s = static_cast<double>(finished_) / all_seconds;
   const double ack_per_s = static_cast<double>(measured_acked_) / ack_seconds;
-  const double p50 = Percentile(latencies_us_, 0.5), p99 = Percentile(latencies_us_, 0.99), p999 = Percentile(latencies_us_, 0.999);
+  const double p50 = Percentile(latencies_us_, 0.5), p99 = Percentile(latencies_us_, 0.99),
+               p999 = Percentile(latencies_us_, 0.999);
   if (absl::GetFlag(FLAGS_json)) {
     std::cout << absl::StrFormat(
-        "{\"orders_per_s\":%.1f,\"ack_per_s\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%.3f,\"acked\":%d,\"failed\":%d,"
-        "\"finished\":%d,\"declined\":%d,\"retried\":%d,\"cancel_refused\":%d,\"mean_turn\":%.1f,\"verified\":\"%s\",\"wrong\":%d,"
+        "{\"orders_per_s\":%.1f,\"ack_per_s\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%."
+        "3f,\"acked\":%d,\"failed\":%d,"
+        "\"finished\":%d,\"declined\":%d,\"retried\":%d,\"cancel_refused\":%d,\"mean_turn\":%.1f,"
+        "\"verified\":\"%s\",\"wrong\":%d,"
         "\"seed\":%d,\"run\":\"%s\",\"mean_turns\":{%s}}\n",
-        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, declined_, retried_, cancel_refused_, mean_turn,
-        verified, wrong.size(), seed, run_, absl::StrJoin(mean_turns, ",", [](std::string* out, const auto& one) {
+        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, declined_,
+        retried_, cancel_refused_, mean_turn, verified, wrong.size(), seed, run_,
+        absl::StrJoin(mean_turns, ",", [](std::string* out, const auto& one) {
           absl::StrAppendFormat(out, "\"%s\":%.1f", one.first, one.second);
         }));
   } else {
     std::cout << absl::StrFormat(
-        "orders_per_s=%.0f ack_per_s=%.0f p50_ms=%.1f p99_ms=%.1f p999_ms=%.1f acked=%d failed=%d finished=%d mean_turn=%.1f "
+        "orders_per_s=%.0f ack_per_s=%.0f p50_ms=%.1f p99_ms=%.1f p999_ms=%.1f acked=%d failed=%d "
+        "finished=%d mean_turn=%.1f "
         "verified=%s\n",
-        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, mean_turn, verified);
+        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, mean_turn,
+        verified);
   }
   return wrong.empty() ? 0 : 1;
 }
 
 int RunLoad(const std::vector<std::string>& arguments) {
-  if (!arguments.empty()) return Fail("load", absl::StrCat("takes no '", arguments[0], "'; see gaekju load --help"), 2);
-  const int clients = absl::GetFlag(FLAGS_concurrency) > 0 ? absl::GetFlag(FLAGS_concurrency) : absl::GetFlag(FLAGS_clients);
-  if (clients < 1 || clients > 100000) return Fail("load", "--clients is not between 1 and 100000", 2);
+  if (!arguments.empty())
+    return Fail("load", absl::StrCat("takes no '", arguments[0], "'; see gaekju load --help"), 2);
+  const int clients = absl::GetFlag(FLAGS_concurrency) > 0 ? absl::GetFlag(FLAGS_concurrency)
+                                                           : absl::GetFlag(FLAGS_clients);
+  if (clients < 1 || clients > 100000)
+    return Fail("load", "--clients is not between 1 and 100000", 2);
   if (absl::GetFlag(FLAGS_products) < 1) return Fail("load", "--products is less than 1", 2);
-  if (absl::GetFlag(FLAGS_orders) < 1 && absl::GetFlag(FLAGS_seconds) <= 0) return Fail("load", "--orders is less than 1", 2);
+  if (absl::GetFlag(FLAGS_orders) < 1 && absl::GetFlag(FLAGS_seconds) <= 0)
+    return Fail("load", "--orders is less than 1", 2);
   auto targets = FindTargets();
   if (!targets.ok()) return Fail("load", targets.status().message());
   auto caller = RpcCaller::Create(targets->peers, 1 + clients / kStreamsPerConnection);
@@ -599,28 +653,36 @@ int RunLoad(const std::vector<std::string>& arguments) {
 }  // namespace
 
 Command LoadCommand() {
-  std::vector<std::string> flags = {"storefront", "storefronts", "orders", "seconds", "clients", "concurrency", "products", "hot",
-                                    "lines", "stock", "customers", "warmup", "cancel_ratio", "decline_ratio", "seed", "currency",
-                                    "call_deadline", "retry_for", "finish_timeout", "verify", "json"};
+  std::vector<std::string> flags = {
+      "storefront",     "storefronts",   "orders", "seconds",  "clients",       "concurrency",
+      "products",       "hot",           "lines",  "stock",    "customers",     "warmup",
+      "cancel_ratio",   "decline_ratio", "seed",   "currency", "call_deadline", "retry_for",
+      "finish_timeout", "verify",        "json"};
   for (const std::string& flag : TargetFlags()) flags.push_back(flag);
-  return {.name = "load",
-          .summary = "place many orders, measure them, and check every one",
-          .usage =
-              "Usage: gaekju load [--storefront=S|all] [--orders=N | --seconds=S] [--clients=C] [--products=N | --hot] [FLAGS]\n"
-              "\n"
-              "Creates products, places orders in a closed loop, waits until every acknowledged one has ended, audits all databases, and\n"
-              "prints one line:\n"
-              "\n"
-              "  orders_per_s=…  orders acknowledged and finished / (last finish - first request); finished: the view row shows the end\n"
-              "  ack_per_s=…     orders acknowledged / (last acknowledgement - first request)\n"
-              "  p50_ms=… p99_ms=… p999_ms=…   from an order's first attempt to its acknowledgement\n"
-              "  acked=… failed=… finished=…   without the warm-up\n"
-              "  mean_turn=…     requests decided per transaction, over all contexts\n"
-              "  verified=yes    each acknowledged order exists once, has ended as it should, is paid once; stock, ledger and views agree\n"
-              "\n"
-              "Exit code 1: something is wrong. Attempts that nobody answers are repeated with the same request_id.\n",
-          .flags = flags,
-          .run = RunLoad};
+  return {
+      .name = "load",
+      .summary = "place many orders, measure them, and check every one",
+      .usage =
+          "Usage: gaekju load [--storefront=S|all] [--orders=N | --seconds=S] [--clients=C] "
+          "[--products=N | --hot] [FLAGS]\n"
+          "\n"
+          "Creates products, places orders in a closed loop, waits until every acknowledged one "
+          "has ended, audits all databases, and\n"
+          "prints one line:\n"
+          "\n"
+          "  orders_per_s=…  orders acknowledged and finished / (last finish - first request); "
+          "finished: the view row shows the end\n"
+          "  ack_per_s=…     orders acknowledged / (last acknowledgement - first request)\n"
+          "  p50_ms=… p99_ms=… p999_ms=…   from an order's first attempt to its acknowledgement\n"
+          "  acked=… failed=… finished=…   without the warm-up\n"
+          "  mean_turn=…     requests decided per transaction, over all contexts\n"
+          "  verified=yes    each acknowledged order exists once, has ended as it should, is paid "
+          "once; stock, ledger and views agree\n"
+          "\n"
+          "Exit code 1: something is wrong. Attempts that nobody answers are repeated with the "
+          "same request_id.\n",
+      .flags = flags,
+      .run = RunLoad};
 }
 
 }  // namespace gaekju::app

@@ -22,18 +22,24 @@ namespace gaekju::app {
 namespace {
 
 std::vector<Command> Commands() {
-  return {UpCommand(), ServeCommand(), CallCommand(), LoadCommand(), AuditCommand(), DeadCommand(), SeedCommand()};
+  return {UpCommand(),    ServeCommand(), CallCommand(), LoadCommand(),
+          AuditCommand(), DeadCommand(),  SeedCommand()};
 }
 
 std::string Overview() {
-  std::string text = "gaekju: the backend of web shops whose rules are files.\n\nUsage: gaekju COMMAND [ARGS] [FLAGS]\n\n";
-  for (const Command& command : Commands()) absl::StrAppendFormat(&text, "  %-8s %s\n", command.name, command.summary);
+  std::string text =
+      "gaekju: the backend of web shops whose rules are files.\n\nUsage: gaekju COMMAND [ARGS] "
+      "[FLAGS]\n\n";
+  for (const Command& command : Commands())
+    absl::StrAppendFormat(&text, "  %-8s %s\n", command.name, command.summary);
   absl::StrAppend(&text, "  version  print the version\n",
-                  "\n`gaekju COMMAND --help` tells its flags. Each flag can also be set by the environment, as GAEKJU_<FLAG>.\n");
+                  "\n`gaekju COMMAND --help` tells its flags. Each flag can also be set by the "
+                  "environment, as GAEKJU_<FLAG>.\n");
   return text;
 }
 
-// Flags of other commands were parsed too, because they are all in one program; to have given one is a mistake.
+// Flags of other commands were parsed too, because they are all in one program; to have given one
+// is a mistake.
 std::string ForeignFlag(const Command& command, int argc, char** argv) {
   std::set<std::string> own(command.flags.begin(), command.flags.end());
   if (command.server_flags) {
@@ -45,7 +51,8 @@ std::string ForeignFlag(const Command& command, int argc, char** argv) {
     if (!absl::ConsumePrefix(&argument, "--")) continue;
     std::string name(argument.substr(0, argument.find('=')));
     for (char& c : name) c = c == '-' ? '_' : c;
-    if (absl::FindCommandLineFlag(name) == nullptr && absl::StartsWith(name, "no")) name = name.substr(2);
+    if (absl::FindCommandLineFlag(name) == nullptr && absl::StartsWith(name, "no"))
+      name = name.substr(2);
     if (absl::FindCommandLineFlag(name) != nullptr && !own.contains(name)) return name;
   }
   return "";
@@ -72,7 +79,8 @@ int Main(int argc, char** argv) {
     std::vector<const char*> rest = {argv[0]};
     for (int i = 2; i < argc; ++i) rest.push_back(argv[i]);
     auto line = runtime::ParseCommandLine(static_cast<int>(rest.size()), rest.data());
-    if (!line.ok()) return Fail(name, absl::StrCat(line.status().message(), "\nSee gaekju ", name, " --help"), 2);
+    if (!line.ok())
+      return Fail(name, absl::StrCat(line.status().message(), "\nSee gaekju ", name, " --help"), 2);
     if (line->help) {
       std::vector<std::string> shown = command.flags;
       if (command.server_flags) {
@@ -82,7 +90,8 @@ int Main(int argc, char** argv) {
       return 0;
     }
     if (const std::string foreign = ForeignFlag(command, argc, argv); !foreign.empty()) {
-      return Fail(name, absl::StrCat("has no flag --", foreign, "; see gaekju ", name, " --help"), 2);
+      return Fail(name, absl::StrCat("has no flag --", foreign, "; see gaekju ", name, " --help"),
+                  2);
     }
     return command.run(line->arguments);
   }

@@ -57,7 +57,8 @@ bool PortIsFree(int port) {
   const int on = 1;
   setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
   const sockaddr_in address = Loopback(port);
-  return bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 && listen(fd, 1) == 0;
+  return bind(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 &&
+         listen(fd, 1) == 0;
 }
 
 bool PortAnswers(int port) {
@@ -113,15 +114,15 @@ absl::StatusOr<int> PortBook::Private(const std::string& name) {
     ports_[name] = port;
     return port;
   }
-  return absl::ResourceExhaustedError(
-      absl::StrCat("no free port on 127.0.0.1 between ", kPrivatePortMin, " and ", kPrivatePortMax));
+  return absl::ResourceExhaustedError(absl::StrCat("no free port on 127.0.0.1 between ",
+                                                   kPrivatePortMin, " and ", kPrivatePortMax));
 }
 
 absl::StatusOr<int> PortBook::Fixed(const std::string& name, int port, const std::string& flag) {
   if (handed_out_.contains(port) || !PortIsFree(port)) {
-    return absl::AlreadyExistsError(absl::StrCat("port ", port, " of ", name, " is taken by ", PortOwner(port),
-                                                 ". Choose others with ", flag, "=N, or ", flag,
-                                                 "=0 for any free ones"));
+    return absl::AlreadyExistsError(absl::StrCat("port ", port, " of ", name, " is taken by ",
+                                                 PortOwner(port), ". Choose others with ", flag,
+                                                 "=N, or ", flag, "=0 for any free ones"));
   }
   handed_out_.insert(port);
   return port;

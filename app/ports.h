@@ -1,8 +1,8 @@
 // ports.h: TCP ports on loopback: which are free, and which we chose before.
 //
 //   PortBook book("<data>/ports");                       // "postgres 24017" a line
-//   absl::StatusOr<int> port = book.Private("postgres");  // the same after a restart, another one when somebody took it
-//   RETURN_IF_ERROR(book.Save());
+//   absl::StatusOr<int> port = book.Private("postgres");  // the same after a restart, another one
+//   when somebody took it RETURN_IF_ERROR(book.Save());
 #ifndef GAEKJU_APP_PORTS_H_
 #define GAEKJU_APP_PORTS_H_
 
@@ -26,9 +26,9 @@ class PortBook {
  public:
   explicit PortBook(std::string path);  // reads the file, when there is one
 
-  // The remembered port of `name`, or a free one when there is none or it is taken. Free ports are taken from below the range that
-  // the kernel gives to outgoing connections, so that none of those sits on the port while its owner restarts.
-  // Errors: RESOURCE_EXHAUSTED.
+  // The remembered port of `name`, or a free one when there is none or it is taken. Free ports are
+  // taken from below the range that the kernel gives to outgoing connections, so that none of those
+  // sits on the port while its owner restarts. Errors: RESOURCE_EXHAUSTED.
   absl::StatusOr<int> Private(const std::string& name);
   // `port`, for `name`. Errors: ALREADY_EXISTS (taken; names the port, its owner, and `flag`).
   absl::StatusOr<int> Fixed(const std::string& name, int port, const std::string& flag);

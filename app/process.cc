@@ -99,12 +99,14 @@ absl::StatusOr<pid_t> StartProcess(const ProcessSpec& spec) {
     const int null_fd = open("/dev/null", O_RDONLY);
     if (null_fd >= 0) dup2(null_fd, STDIN_FILENO);
     if (!spec.output_path.empty()) {
-      const int out = open(spec.output_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+      const int out =
+          open(spec.output_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
       if (out < 0) fail(StartFailure::kOutput);
       dup2(out, STDOUT_FILENO);
       dup2(out, STDERR_FILENO);
     }
-    if (!spec.directory.empty() && chdir(spec.directory.c_str()) != 0) fail(StartFailure::kDirectory);
+    if (!spec.directory.empty() && chdir(spec.directory.c_str()) != 0)
+      fail(StartFailure::kDirectory);
     if (notify_pipe[1] >= 0) fcntl(notify_pipe[1], F_SETFD, 0);
     if (spec.user.has_value()) {
       if (initgroups(spec.user->name.c_str(), spec.user->gid) != 0 || setgid(spec.user->gid) != 0 ||
@@ -133,7 +135,8 @@ absl::StatusOr<pid_t> StartProcess(const ProcessSpec& spec) {
   if (n == sizeof(failure)) {
     waitpid(pid, nullptr, 0);
     if (notify_pipe[0] >= 0) close(notify_pipe[0]);
-    const std::string text = absl::StrCat(spec.argv[0], " ", StageName(failure.stage), ": ", strerror(failure.error));
+    const std::string text =
+        absl::StrCat(spec.argv[0], " ", StageName(failure.stage), ": ", strerror(failure.error));
     if (failure.stage == StartFailure::kExec) return absl::NotFoundError(text);
     return absl::InternalError(text);
   }
@@ -151,20 +154,23 @@ absl::Status RunProcess(const ProcessSpec& spec, absl::Duration timeout) {
     if (absl::Now() > deadline) {
       kill(-*pid, SIGKILL);
       waitpid(*pid, &wait_status, 0);
-      return absl::DeadlineExceededError(absl::StrCat(spec.argv[0], " took more than ", absl::FormatDuration(timeout)));
+      return absl::DeadlineExceededError(
+          absl::StrCat(spec.argv[0], " took more than ", absl::FormatDuration(timeout)));
     }
     const timespec pause{0, 5'000'000};
     nanosleep(&pause, nullptr);
   }
   if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat(spec.argv[0], " ended with ", DescribeExit(wait_status),
-                                         spec.output_path.empty() ? "" : ":\n",
-                                         spec.output_path.empty() ? "" : LastLines(spec.output_path, 15)));
+  return absl::AbortedError(
+      absl::StrCat(spec.argv[0], " ended with ", DescribeExit(wait_status),
+                   spec.output_path.empty() ? "" : ":\n",
+                   spec.output_path.empty() ? "" : LastLines(spec.output_path, 15)));
 }
 
 std::string DescribeExit(int wait_status) {
   if (WIFSIGNALED(wait_status)) {
-    return absl::StrCat("signal ", WTERMSIG(wait_status), " (", strsignal(WTERMSIG(wait_status)), ")");
+    return absl::StrCat("signal ", WTERMSIG(wait_status), " (", strsignal(WTERMSIG(wait_status)),
+                        ")");
   }
   return absl::StrCat("exit code ", WEXITSTATUS(wait_status));
 }
@@ -178,7 +184,8 @@ std::string LastLines(const std::string& path, int line_count) {
   const std::string tail((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
   std::vector<std::string> lines = absl::StrSplit(tail, '\n');
   if (!lines.empty() && lines.back().empty()) lines.pop_back();
-  if (static_cast<int>(lines.size()) > line_count) lines.erase(lines.begin(), lines.end() - line_count);
+  if (static_cast<int>(lines.size()) > line_count)
+    lines.erase(lines.begin(), lines.end() - line_count);
   return absl::StrJoin(lines, "\n");
 }
 
@@ -186,15 +193,17 @@ absl::StatusOr<std::optional<ProcessUser>> UnprivilegedUser(const std::string& n
   if (geteuid() != 0) return std::optional<ProcessUser>();
   const passwd* entry = getpwnam(name.c_str());
   if (entry == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat("PostgreSQL does not run as root, and there is no user '", name, "' to run it as"));
+    return absl::NotFoundError(absl::StrCat(
+        "PostgreSQL does not run as root, and there is no user '", name, "' to run it as"));
   }
   return std::optional<ProcessUser>(ProcessUser{name, entry->pw_uid, entry->pw_gid});
 }
 
-absl::StatusOr<std::string> FindProgram(const std::string& program, const std::vector<std::string>& more_directories) {
+absl::StatusOr<std::string> FindProgram(const std::string& program,
+                                        const std::vector<std::string>& more_directories) {
   const char* path = getenv("PATH");
-  std::vector<std::string> directories = absl::StrSplit(path == nullptr ? "" : path, ':', absl::SkipEmpty());
+  std::vector<std::string> directories =
+      absl::StrSplit(path == nullptr ? "" : path, ':', absl::SkipEmpty());
   directories.insert(directories.end(), more_directories.begin(), more_directories.end());
   for (const std::string& directory : directories) {
     const std::string candidate = absl::StrCat(directory, "/", program);

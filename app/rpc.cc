@@ -10,7 +10,8 @@
 
 namespace gaekju::app {
 
-absl::StatusOr<std::unique_ptr<RpcCaller>> RpcCaller::Create(const std::string& peers, int connections) {
+absl::StatusOr<std::unique_ptr<RpcCaller>> RpcCaller::Create(const std::string& peers,
+                                                             int connections) {
   std::unique_ptr<RpcCaller> caller(new RpcCaller());
   for (int i = 0; i < connections; ++i) {
     runtime::RpcClientOptions options;
@@ -23,19 +24,21 @@ absl::StatusOr<std::unique_ptr<RpcCaller>> RpcCaller::Create(const std::string& 
   return caller;
 }
 
-void RpcCaller::Start(const std::string& context, const std::string& method, const google::protobuf::Message& request,
-                      absl::Duration timeout, std::function<void(runtime::UnaryResult)> done) {
+void RpcCaller::Start(const std::string& context, const std::string& method,
+                      const google::protobuf::Message& request, absl::Duration timeout,
+                      std::function<void(runtime::UnaryResult)> done) {
   runtime::UnaryCall call;
   call.context = context;
   call.method = method;
   call.payload = request.SerializeAsString();
   call.timeout_us = absl::ToInt64Microseconds(timeout);
-  clients_[next_.fetch_add(1, std::memory_order_relaxed) % clients_.size()]->Unary(std::move(call), std::move(done));
+  clients_[next_.fetch_add(1, std::memory_order_relaxed) % clients_.size()]->Unary(std::move(call),
+                                                                                   std::move(done));
 }
 
 absl::Status RpcCaller::Call(const std::string& context, const std::string& method,
-                             const google::protobuf::Message& request, google::protobuf::Message* response,
-                             absl::Duration timeout) {
+                             const google::protobuf::Message& request,
+                             google::protobuf::Message* response, absl::Duration timeout) {
   const absl::Time deadline = absl::Now() + timeout;
   for (;;) {
     struct Waiting {
@@ -54,7 +57,8 @@ absl::Status RpcCaller::Call(const std::string& context, const std::string& meth
     std::unique_lock lock(waiting.mutex);
     waiting.ended.wait(lock, [&] { return waiting.done; });
     const google::rpc::Status& status = waiting.result.status;
-    if (status.code() == google::rpc::UNAVAILABLE && absl::Now() + absl::Milliseconds(200) < deadline) {
+    if (status.code() == google::rpc::UNAVAILABLE &&
+        absl::Now() + absl::Milliseconds(200) < deadline) {
       absl::SleepFor(absl::Milliseconds(100));
       continue;
     }
@@ -62,7 +66,8 @@ absl::Status RpcCaller::Call(const std::string& context, const std::string& meth
       return absl::Status(static_cast<absl::StatusCode>(status.code()), DescribeRpcStatus(status));
     }
     if (!response->ParseFromString(waiting.result.payload)) {
-      return absl::InternalError(absl::StrCat(method, " answered something that is no ", response->GetTypeName()));
+      return absl::InternalError(
+          absl::StrCat(method, " answered something that is no ", response->GetTypeName()));
     }
     return absl::OkStatus();
   }
@@ -70,8 +75,8 @@ absl::Status RpcCaller::Call(const std::string& context, const std::string& meth
 
 std::string DescribeRpcStatus(const google::rpc::Status& status) {
   const std::string reason = flow::ReasonOf(status);
-  return absl::StrCat(google::rpc::Code_Name(static_cast<google::rpc::Code>(status.code())), reason.empty() ? "" : " ",
-                      reason, ": ", status.message());
+  return absl::StrCat(google::rpc::Code_Name(static_cast<google::rpc::Code>(status.code())),
+                      reason.empty() ? "" : " ", reason, ": ", status.message());
 }
 
 }  // namespace gaekju::app

@@ -2,7 +2,8 @@
 //
 //   RpcCaller caller(peers, connections);
 //   catalog::v1::CreateProductResponse response;
-//   absl::Status status = caller.Call("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", request, &response);
+//   absl::Status status = caller.Call("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct",
+//   request, &response);
 #ifndef GAEKJU_APP_RPC_H_
 #define GAEKJU_APP_RPC_H_
 
@@ -24,14 +25,17 @@ namespace gaekju::app {
 class RpcCaller {
  public:
   // `connections` to each context, used in turn.
-  static absl::StatusOr<std::unique_ptr<RpcCaller>> Create(const std::string& peers, int connections = 1);
+  static absl::StatusOr<std::unique_ptr<RpcCaller>> Create(const std::string& peers,
+                                                           int connections = 1);
 
   // Calls without waiting; `done` runs on a gRPC thread and only enqueues.
-  void Start(const std::string& context, const std::string& method, const google::protobuf::Message& request,
-             absl::Duration timeout, std::function<void(runtime::UnaryResult)> done);
+  void Start(const std::string& context, const std::string& method,
+             const google::protobuf::Message& request, absl::Duration timeout,
+             std::function<void(runtime::UnaryResult)> done);
   // Calls and waits. UNAVAILABLE is asked again until `timeout` has passed in all.
-  absl::Status Call(const std::string& context, const std::string& method, const google::protobuf::Message& request,
-                    google::protobuf::Message* response, absl::Duration timeout = absl::Seconds(20));
+  absl::Status Call(const std::string& context, const std::string& method,
+                    const google::protobuf::Message& request, google::protobuf::Message* response,
+                    absl::Duration timeout = absl::Seconds(20));
 
  private:
   RpcCaller() = default;

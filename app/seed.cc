@@ -20,7 +20,8 @@ std::string PeersOf(const UpFile& up);
 
 namespace {
 
-// The course's catalogue: the i-th costs i×10,000 won, and there are i×1,000,000 of it (scenarios.md 5.5.1).
+// The course's catalogue: the i-th costs i×10,000 won, and there are i×1,000,000 of it
+// (scenarios.md 5.5.1).
 constexpr const char* kProducts[] = {"TV", "MASK", "NOTEBOOK", "TABLE", "CLOCK"};
 
 absl::Status Seed(RpcCaller& caller) {
@@ -34,7 +35,8 @@ absl::Status Seed(RpcCaller& caller) {
     product.mutable_unit_price()->set_minor_units(i * 10'000);
     product.set_available_count(i * 1'000'000);
     catalog::v1::CreateProductResponse created;
-    absl::Status status = caller.Call("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", product, &created);
+    absl::Status status =
+        caller.Call("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", product, &created);
     // ALREADY_EXISTS: the seller has a product of that name, with another price.
     if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
 
@@ -53,7 +55,8 @@ int RunSeed(const std::vector<std::string>& arguments) {
   if (!arguments.empty()) return Fail("seed", absl::StrCat("takes no '", arguments[0], "'"), 2);
   std::string peers = absl::GetFlag(FLAGS_peers);
   if (peers.empty()) {
-    auto up = ReadUpFile(absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory() : absl::GetFlag(FLAGS_data));
+    auto up = ReadUpFile(absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory()
+                                                           : absl::GetFlag(FLAGS_data));
     if (!up.ok()) return Fail("seed", up.status().message());
     peers = PeersOf(*up);
   }
@@ -72,7 +75,8 @@ Command SeedCommand() {
           .usage =
               "Usage: gaekju seed [--data=DIR | --peers=catalog=HOST:PORT,store=HOST:PORT]\n"
               "\n"
-              "Creates TV, MASK, NOTEBOOK, TABLE and CLOCK in the catalog and on the shelf of the storefront 'fashion'. Idempotent.\n",
+              "Creates TV, MASK, NOTEBOOK, TABLE and CLOCK in the catalog and on the shelf of the "
+              "storefront 'fashion'. Idempotent.\n",
           .flags = {"data", "peers"},
           .run = RunSeed};
 }

@@ -26,7 +26,8 @@
 #include "runtime/rpc_client.h"
 #include "runtime/rpc_server.h"
 
-ABSL_FLAG(std::string, storefronts, "", "directory of storefront files (*.textproto); the order context serves them");
+ABSL_FLAG(std::string, storefronts, "",
+          "directory of storefront files (*.textproto); the order context serves them");
 
 namespace gaekju::app {
 namespace {
@@ -76,7 +77,9 @@ int RunServe(const std::vector<std::string>& arguments) {
   std::vector<std::string> names = arguments;
   if (names.size() == 1 && names[0] == "all") names = ContextNames();
   if (names.empty()) {
-    return Fail("serve", absl::StrCat("needs the names of contexts, or 'all'. There are: ", absl::StrJoin(ContextNames(), ", ")),
+    return Fail("serve",
+                absl::StrCat("needs the names of contexts, or 'all'. There are: ",
+                             absl::StrJoin(ContextNames(), ", ")),
                 2);
   }
   for (const std::string& name : names) {
@@ -87,7 +90,8 @@ int RunServe(const std::vector<std::string>& arguments) {
     return Fail("serve", status.message(), kConfigExitCode);
   }
   const std::string label = absl::StrJoin(names, ",");
-  if (absl::Status status = runtime::ConfigureLog(config.log_level, config.log_format); !status.ok()) {
+  if (absl::Status status = runtime::ConfigureLog(config.log_level, config.log_format);
+      !status.ok()) {
     return Fail("serve", status.message(), kConfigExitCode);
   }
   StopSignal stop;  // before any thread starts
@@ -99,24 +103,28 @@ int RunServe(const std::vector<std::string>& arguments) {
   static auto& exposer = *new runtime::MetricsExposer();
   if (!config.metrics.empty()) {
     if (auto port = exposer.Start(config.metrics, &metrics); !port.ok()) {
-      return Fail("serve", absl::StrCat(port.status().message(), " (--metrics; empty serves none)"), kConfigExitCode);
+      return Fail("serve", absl::StrCat(port.status().message(), " (--metrics; empty serves none)"),
+                  kConfigExitCode);
     }
   }
   runtime::RpcServer rpc(runtime::RpcServerOptionsOf(config), &metrics);
   auto client = runtime::RpcClient::Create(runtime::RpcClientOptionsOf(config), &metrics);
-  if (!client.ok()) return Fail("serve", absl::StrCat(client.status().message(), " (--peers)"), kConfigExitCode);
+  if (!client.ok())
+    return Fail("serve", absl::StrCat(client.status().message(), " (--peers)"), kConfigExitCode);
 
   std::vector<std::unique_ptr<runtime::ContextServer>> servers;
   for (const std::string& name : names) {
     servers.push_back(std::make_unique<runtime::ContextServer>(
         ContextSpec(name, absl::GetFlag(FLAGS_storefronts)),
-        runtime::ContextServer::Shared{.config = &config, .rpc = &rpc, .client = client->get(), .metrics = &metrics}));
+        runtime::ContextServer::Shared{
+            .config = &config, .rpc = &rpc, .client = client->get(), .metrics = &metrics}));
     servers.back()->Register();
   }
   if (absl::Status status = rpc.Start(); !status.ok()) {
     return Fail("serve", absl::StrCat(status.message(), " (--listen)"), kConfigExitCode);
   }
-  runtime::LogInfo("serving gRPC", {{"context", label}, {"listen", config.listen}, {"port", rpc.port()}});
+  runtime::LogInfo("serving gRPC",
+                   {{"context", label}, {"listen", config.listen}, {"port", rpc.port()}});
 
   absl::Status started;
   for (auto& server : servers) {
@@ -130,7 +138,8 @@ int RunServe(const std::vector<std::string>& arguments) {
     bool told = false;
     while (!stop.Wait(told ? 1000 : 20)) {
       if (told) continue;
-      told = std::all_of(servers.begin(), servers.end(), [](const auto& server) { return server->ready(); });
+      told = std::all_of(servers.begin(), servers.end(),
+                         [](const auto& server) { return server->ready(); });
       if (told) TellReady();
     }
   }
@@ -142,7 +151,8 @@ int RunServe(const std::vector<std::string>& arguments) {
   rpc.Shutdown(left());
   client->reset();  // its callbacks point into the servers
   servers.clear();
-  if (!started.ok() && !absl::IsCancelled(started)) return Fail("serve", started.message(), kConfigExitCode);
+  if (!started.ok() && !absl::IsCancelled(started))
+    return Fail("serve", started.message(), kConfigExitCode);
   runtime::LogInfo("stopped", {{"context", label}});
   return 0;
 }
@@ -155,8 +165,10 @@ Command ServeCommand() {
           .usage =
               "Usage: gaekju serve CONTEXT… [FLAGS]     gaekju serve all [FLAGS]\n"
               "\n"
-              "Serves the contexts on one gRPC port. Each has a database of its own ({context} in --database), whose tables it makes and\n"
-              "brings up to date at start. Neither PostgreSQL, NATS nor other contexts need to be there first. SIGTERM finishes what has\n"
+              "Serves the contexts on one gRPC port. Each has a database of its own ({context} in "
+              "--database), whose tables it makes and\n"
+              "brings up to date at start. Neither PostgreSQL, NATS nor other contexts need to be "
+              "there first. SIGTERM finishes what has\n"
               "begun and ends with 0. Exit code 78: the configuration is wrong.\n",
           .flags = {"storefronts"},
           .server_flags = true,

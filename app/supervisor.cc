@@ -90,7 +90,8 @@ absl::Status Supervisor::WaitFor(const std::function<bool()>& condition, absl::D
     if (!gave_up_.ok()) return gave_up_;
     if (condition()) return absl::OkStatus();
     if (absl::Now() > deadline) {
-      return absl::DeadlineExceededError(absl::StrCat(what, " took more than ", absl::FormatDuration(timeout)));
+      return absl::DeadlineExceededError(
+          absl::StrCat(what, " took more than ", absl::FormatDuration(timeout)));
     }
     Step(absl::Milliseconds(20));
   }
@@ -117,7 +118,9 @@ bool Supervisor::Stop(const std::vector<Child*>& children, int signal, absl::Dur
       clean = false;
       for (Child* child : children) {
         if (child->pid == 0) continue;
-        if (on_line) on_line(absl::StrCat(child->spec.name, " (pid ", child->pid, ") does not stop; killing it"));
+        if (on_line)
+          on_line(
+              absl::StrCat(child->spec.name, " (pid ", child->pid, ") does not stop; killing it"));
         kill(child->pid, SIGKILL);
       }
     }
@@ -139,7 +142,8 @@ void Supervisor::Step(absl::Duration longest) {
     fds.push_back({child->ready_fd, POLLIN, 0});
     owners.push_back(child.get());
   }
-  poll(fds.data(), fds.size(), static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1)))));
+  poll(fds.data(), fds.size(),
+       static_cast<int>(absl::ToInt64Milliseconds(absl::Ceil(wait, absl::Milliseconds(1)))));
   ReadSignals();
   for (size_t i = 1; i < fds.size(); ++i) {
     if (fds[i].revents != 0) ReadReady(owners[i]);
@@ -166,7 +170,8 @@ void Supervisor::ReadSignals() {
 void Supervisor::Reap() {
   for (const auto& child : children_) {
     int wait_status = 0;
-    if (child->pid > 0 && waitpid(child->pid, &wait_status, WNOHANG) == child->pid) Ended(child.get(), wait_status);
+    if (child->pid > 0 && waitpid(child->pid, &wait_status, WNOHANG) == child->pid)
+      Ended(child.get(), wait_status);
   }
 }
 
@@ -183,14 +188,15 @@ void Supervisor::Ended(Child* child, int wait_status) {
     if (child->spec.tells_ready && !was_ready) {
       const bool hopeless = WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == kConfigExitCode;
       if (hopeless || child->start_count >= kStartsBeforeGivingUp) {
-        gave_up_ = absl::AbortedError(absl::StrCat(child->spec.name, " does not start (", DescribeExit(wait_status),
-                                                   "). The end of ", child->spec.process.output_path, ":\n",
+        gave_up_ = absl::AbortedError(absl::StrCat(child->spec.name, " does not start (",
+                                                   DescribeExit(wait_status), "). The end of ",
+                                                   child->spec.process.output_path, ":\n",
                                                    LastLines(child->spec.process.output_path, 12)));
       }
     }
     if (on_line) {
-      on_line(absl::StrCat(child->spec.name, " ended with ", DescribeExit(wait_status), "; starting it again in ",
-                           absl::FormatDuration(child->pause)));
+      on_line(absl::StrCat(child->spec.name, " ended with ", DescribeExit(wait_status),
+                           "; starting it again in ", absl::FormatDuration(child->pause)));
     }
   }
   if (on_change) on_change();
@@ -216,7 +222,8 @@ void Supervisor::Echo() {
   for (const auto& child : children_) {
     const std::string& path = child->spec.process.output_path;
     struct stat info;
-    if (path.empty() || stat(path.c_str(), &info) != 0 || info.st_size <= child->shown_bytes) continue;
+    if (path.empty() || stat(path.c_str(), &info) != 0 || info.st_size <= child->shown_bytes)
+      continue;
     std::ifstream in(path, std::ios::binary);
     in.seekg(child->shown_bytes);
     std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
@@ -225,7 +232,8 @@ void Supervisor::Echo() {
     text.resize(end);
     child->shown_bytes += static_cast<int64_t>(end) + 1;
     for (absl::string_view line : absl::StrSplit(text, '\n')) {
-      fprintf(stderr, "%-9s| %.*s\n", child->spec.name.c_str(), static_cast<int>(line.size()), line.data());
+      fprintf(stderr, "%-9s| %.*s\n", child->spec.name.c_str(), static_cast<int>(line.size()),
+              line.data());
     }
   }
 }

@@ -3,12 +3,13 @@
 //   Supervisor supervisor;                         // takes over SIGINT, SIGTERM and SIGCHLD
 //   Child* nats = supervisor.Add({.name = "nats", .process = {…}});
 //   supervisor.Start(nats);
-//   RETURN_IF_ERROR(supervisor.WaitFor([&] { return Answers(port); }, absl::Seconds(20), "nats-server"));
-//   supervisor.RunUntilStopped();                  // restarts what ends, until Ctrl-C
-//   supervisor.Stop({nats}, SIGTERM, absl::Seconds(10));
+//   RETURN_IF_ERROR(supervisor.WaitFor([&] { return Answers(port); }, absl::Seconds(20),
+//   "nats-server")); supervisor.RunUntilStopped();                  // restarts what ends, until
+//   Ctrl-C supervisor.Stop({nats}, SIGTERM, absl::Seconds(10));
 //
 // Invariants:
-//  1. A child that ends unasked is started again after a pause that doubles from 100 ms to 5 s, and is back at 100 ms once the
+//  1. A child that ends unasked is started again after a pause that doubles from 100 ms to 5 s, and
+//  is back at 100 ms once the
 //     child has run for 10 s.
 //  2. A child that was told to stop is never started again.
 // One thread: everything happens inside WaitFor, RunUntilStopped and Stop.
@@ -26,23 +27,25 @@
 
 namespace gaekju::app {
 
-// EX_CONFIG of sysexits.h: a child that ends with it before it was ever ready will not get better by being started again.
+// EX_CONFIG of sysexits.h: a child that ends with it before it was ever ready will not get better
+// by being started again.
 inline constexpr int kConfigExitCode = 78;
 
 struct ChildSpec {
   std::string name = {};
-  ProcessSpec process = {};           // output_path is rotated to <output_path>.1 when the child is added
-  bool tells_ready = false;      // writes a line to the descriptor in GAEKJU_READY_FD when it can serve
-  std::function<void()> before_start = {};  // called before each start: removes what a kill -9 left behind
+  ProcessSpec process = {};  // output_path is rotated to <output_path>.1 when the child is added
+  bool tells_ready = false;  // writes a line to the descriptor in GAEKJU_READY_FD when it can serve
+  std::function<void()> before_start =
+      {};  // called before each start: removes what a kill -9 left behind
 };
 
 struct Child {
   ChildSpec spec;
   pid_t pid = 0;  // 0: not running
   bool wanted = false;
-  bool ready = false;      // only when it tells
+  bool ready = false;  // only when it tells
   int start_count = 0;
-  int last_exit = 0;       // a wait status
+  int last_exit = 0;  // a wait status
   absl::Time start_time = absl::InfinitePast();
   absl::Time restart_time = absl::InfiniteFuture();
   absl::Duration pause = absl::ZeroDuration();
@@ -61,12 +64,14 @@ class Supervisor {
   Child* Add(ChildSpec spec);
   // REQUIRES: `child` is of this supervisor, and not running.
   absl::Status Start(Child* child);
-  // Handles children and signals until `condition` holds. Errors: CANCELLED (asked to stop), DEADLINE_EXCEEDED ("<what> …"),
-  // ABORTED (a child gave up with kConfigExitCode, or ended five times without ever having been ready).
-  absl::Status WaitFor(const std::function<bool()>& condition, absl::Duration timeout, const std::string& what);
+  // Handles children and signals until `condition` holds. Errors: CANCELLED (asked to stop),
+  // DEADLINE_EXCEEDED ("<what> …"), ABORTED (a child gave up with kConfigExitCode, or ended five
+  // times without ever having been ready).
+  absl::Status WaitFor(const std::function<bool()>& condition, absl::Duration timeout,
+                       const std::string& what);
   void RunUntilStopped();
-  // Sends `signal` to all of them and waits; kills what is left after `timeout`, or at once when asked to stop again.
-  // False when something had to be killed.
+  // Sends `signal` to all of them and waits; kills what is left after `timeout`, or at once when
+  // asked to stop again. False when something had to be killed.
   bool Stop(const std::vector<Child*>& children, int signal, absl::Duration timeout);
 
   bool stop_requested() const { return stop_count_ > 0; }

@@ -22,7 +22,8 @@ ABSL_DECLARE_FLAG(std::string, data);
 ABSL_DECLARE_FLAG(std::string, peers);
 ABSL_DECLARE_FLAG(std::string, database);
 ABSL_DECLARE_FLAG(std::string, nats);
-ABSL_FLAG(std::string, metrics_of, "", "where contexts tell their metrics: order=127.0.0.1:9464,…; empty: as `gaekju up` says");
+ABSL_FLAG(std::string, metrics_of, "",
+          "where contexts tell their metrics: order=127.0.0.1:9464,…; empty: as `gaekju up` says");
 
 namespace gaekju::app {
 namespace {
@@ -42,7 +43,8 @@ std::string PeersOf(const UpFile& up) {
 
 absl::StatusOr<Targets> FindTargets() {
   Targets targets;
-  const std::string data = absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory() : absl::GetFlag(FLAGS_data);
+  const std::string data =
+      absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory() : absl::GetFlag(FLAGS_data);
   absl::StatusOr<UpFile> up = ReadUpFile(data);
   if (up.ok()) {
     targets.peers = PeersOf(*up);
@@ -59,20 +61,25 @@ absl::StatusOr<Targets> FindTargets() {
   if (IsSet("nats")) targets.nats_url = absl::GetFlag(FLAGS_nats);
   if (IsSet("database")) {
     for (const std::string& name : ContextNames()) {
-      targets.dsns[name] = absl::StrReplaceAll(absl::GetFlag(FLAGS_database), {{"{context}", name}});
+      targets.dsns[name] =
+          absl::StrReplaceAll(absl::GetFlag(FLAGS_database), {{"{context}", name}});
     }
   }
-  for (absl::string_view one : absl::StrSplit(absl::GetFlag(FLAGS_metrics_of), ',', absl::SkipWhitespace())) {
+  for (absl::string_view one :
+       absl::StrSplit(absl::GetFlag(FLAGS_metrics_of), ',', absl::SkipWhitespace())) {
     const std::pair<std::string, std::string> parts = absl::StrSplit(one, absl::MaxSplits('=', 1));
     targets.metrics[parts.first] = parts.second;
   }
   return targets;
 }
 
-std::vector<std::string> TargetFlags() { return {"data", "peers", "database", "nats", "metrics_of"}; }
+std::vector<std::string> TargetFlags() {
+  return {"data", "peers", "database", "nats", "metrics_of"};
+}
 
 absl::StatusOr<std::string> FetchMetrics(const std::string& address) {
-  const std::pair<std::string, std::string> parts = absl::StrSplit(address, absl::MaxSplits(':', 1));
+  const std::pair<std::string, std::string> parts =
+      absl::StrSplit(address, absl::MaxSplits(':', 1));
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
@@ -91,7 +98,8 @@ absl::StatusOr<std::string> FetchMetrics(const std::string& address) {
   }
   std::string page;
   char buffer[16384];
-  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) page.append(buffer, static_cast<size_t>(n));
+  for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;)
+    page.append(buffer, static_cast<size_t>(n));
   return page;
 }
 

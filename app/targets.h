@@ -1,4 +1,5 @@
-// targets.h: where a running shop is, for the commands that drive or check it: from `gaekju up`'s file, or from flags.
+// targets.h: where a running shop is, for the commands that drive or check it: from `gaekju up`'s
+// file, or from flags.
 #ifndef GAEKJU_APP_TARGETS_H_
 #define GAEKJU_APP_TARGETS_H_
 
@@ -15,10 +16,11 @@ struct Targets {
   std::map<std::string, std::string> dsns;     // context -> libpq connection string
   std::map<std::string, std::string> metrics;  // context -> host:port
   std::string nats_url;
-  std::string storefronts;                     // a directory; may be empty
+  std::string storefronts;  // a directory; may be empty
 };
 
-// --peers, --database and --nats when they are set, else what runs on --data. Errors: NOT_FOUND (says how to start a shop).
+// --peers, --database and --nats when they are set, else what runs on --data. Errors: NOT_FOUND
+// (says how to start a shop).
 absl::StatusOr<Targets> FindTargets();
 // The flags that FindTargets reads.
 std::vector<std::string> TargetFlags();

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <set>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/flags/declare.h"
@@ -30,12 +31,16 @@
 #include "app/up_file.h"
 
 ABSL_FLAG(std::string, data, "",
-          "directory of everything that `gaekju up` keeps; empty: /var/lib/gaekju for root, else ~/.local/state/gaekju");
-ABSL_FLAG(int, port_base, 50051,
-          "gRPC port of the first context; the others follow. 0: free ports, the same after a restart");
-ABSL_FLAG(bool, verbose, false, "show the logs of all processes, each line with its process's name");
+          "directory of everything that `gaekju up` keeps; empty: /var/lib/gaekju for root, else "
+          "~/.local/state/gaekju");
+ABSL_FLAG(
+    int, port_base, 50051,
+    "gRPC port of the first context; the others follow. 0: free ports, the same after a restart");
+ABSL_FLAG(bool, verbose, false,
+          "show the logs of all processes, each line with its process's name");
 ABSL_FLAG(bool, demo, true, "put five demo products on sale when the data directory is new");
-ABSL_FLAG(std::string, postgres_directory, "", "where postgres and initdb are; empty: the newest of this machine");
+ABSL_FLAG(std::string, postgres_directory, "",
+          "where postgres and initdb are; empty: the newest of this machine");
 ABSL_FLAG(std::string, postgres_user, "postgres", "whom PostgreSQL runs as when this runs as root");
 ABSL_DECLARE_FLAG(std::string, storefronts);
 
@@ -50,7 +55,8 @@ constexpr absl::Duration kStopTimeout = absl::Seconds(20);
 class Progress {
  public:
   void Line(const std::string& text) const {
-    std::cerr << absl::StrFormat("[%5.1f s] %s\n", absl::ToDoubleSeconds(absl::Now() - start_), text);
+    std::cerr << absl::StrFormat("[%5.1f s] %s\n", absl::ToDoubleSeconds(absl::Now() - start_),
+                                 text);
   }
 
  private:
@@ -61,12 +67,14 @@ class Progress {
 absl::StatusOr<int> LockData(const std::string& data) {
   const std::string path = data + "/lock";
   const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::InternalError(absl::StrCat("cannot write in ", data, ": ", strerror(errno)));
+  if (fd < 0)
+    return absl::InternalError(absl::StrCat("cannot write in ", data, ": ", strerror(errno)));
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     const std::string pid(absl::StripAsciiWhitespace(ReadFile(path).value_or("?")));
     close(fd);
-    return absl::AlreadyExistsError(absl::StrCat("`gaekju up` with pid ", pid, " already runs on ", data,
-                                                 ". Stop it with: kill ", pid, ". Or name another directory with --data"));
+    return absl::AlreadyExistsError(absl::StrCat("`gaekju up` with pid ", pid, " already runs on ",
+                                                 data, ". Stop it with: kill ", pid,
+                                                 ". Or name another directory with --data"));
   }
   const std::string pid = absl::StrCat(getpid(), "\n");
   if (ftruncate(fd, 0) != 0 || write(fd, pid.data(), pid.size()) < 0) {
@@ -93,11 +101,12 @@ absl::StatusOr<std::vector<std::string>> PassedOnFlags() {
     if (flag == nullptr || flag->CurrentValue() == flag->DefaultValue()) continue;
     for (const char* own : {"listen", "database", "nats", "peers", "peer_default", "metrics"}) {
       if (name == own) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("--", name, " is chosen by `up` itself; to choose it, run `gaekju serve`"));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "--", name, " is chosen by `up` itself; to choose it, run `gaekju serve`"));
       }
     }
-    if (name != "storefronts") passed.push_back(absl::StrCat("--", name, "=", flag->CurrentValue()));
+    if (name != "storefronts")
+      passed.push_back(absl::StrCat("--", name, "=", flag->CurrentValue()));
   }
   return passed;
 }
@@ -146,7 +155,8 @@ class Up {
 
 absl::Status Up::Prepare() {
   program_ = ReadLink("/proc/self/exe");
-  data_ = AbsolutePath(absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory() : absl::GetFlag(FLAGS_data));
+  data_ = AbsolutePath(absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory()
+                                                         : absl::GetFlag(FLAGS_data));
   absl::StatusOr<std::vector<std::string>> passed_on = PassedOnFlags();
   if (!passed_on.ok()) return passed_on.status();
   passed_on_ = *std::move(passed_on);
@@ -156,7 +166,8 @@ absl::Status Up::Prepare() {
     // Here; beside the binary as it is built; as it would be installed.
     const std::filesystem::path binary = std::filesystem::path(program_).parent_path();
     for (const std::filesystem::path& candidate :
-         {std::filesystem::path("storefronts"), binary / "../../../storefronts", binary / "../share/gaekju/storefronts"}) {
+         {std::filesystem::path("storefronts"), binary / "../../../storefronts",
+          binary / "../share/gaekju/storefronts"}) {
       if (std::filesystem::is_directory(candidate)) {
         storefronts_ = candidate;
         break;
@@ -164,15 +175,18 @@ absl::Status Up::Prepare() {
     }
   }
   if (storefronts_.empty() || !std::filesystem::is_directory(storefronts_)) {
-    return absl::NotFoundError(absl::StrCat("there is no directory of storefronts",
-                                            storefronts_.empty() ? "" : absl::StrCat(" ", storefronts_),
-                                            ". Name it with --storefronts"));
+    return absl::NotFoundError(
+        absl::StrCat("there is no directory of storefronts",
+                     storefronts_.empty() ? "" : absl::StrCat(" ", storefronts_),
+                     ". Name it with --storefronts"));
   }
   storefronts_ = AbsolutePath(storefronts_);
 
-  absl::StatusOr<EmbeddedPrograms> programs = FindEmbeddedPrograms(absl::GetFlag(FLAGS_postgres_directory));
+  absl::StatusOr<EmbeddedPrograms> programs =
+      FindEmbeddedPrograms(absl::GetFlag(FLAGS_postgres_directory));
   if (!programs.ok()) return programs.status();
-  absl::StatusOr<std::optional<ProcessUser>> user = UnprivilegedUser(absl::GetFlag(FLAGS_postgres_user));
+  absl::StatusOr<std::optional<ProcessUser>> user =
+      UnprivilegedUser(absl::GetFlag(FLAGS_postgres_user));
   if (!user.ok()) return user.status();
 
   // PostgreSQL's user has to pass through; what is secret inside has its own mode.
@@ -191,7 +205,8 @@ absl::Status Up::Prepare() {
   }
   int next = port_base;
   for (const std::string& name : ContextNames()) {
-    absl::StatusOr<int> port = port_base == 0 ? book.Private(name) : book.Fixed(name, next++, "--port_base");
+    absl::StatusOr<int> port =
+        port_base == 0 ? book.Private(name) : book.Fixed(name, next++, "--port_base");
     if (!port.ok()) return port.status();
     ports_[name] = *port;
   }
@@ -205,17 +220,20 @@ absl::Status Up::Prepare() {
   absl::StatusOr<int> nats_port = book.Private("nats");
   if (!nats_port.ok()) return nats_port.status();
   if (absl::Status status = book.Save(); !status.ok()) return status;
-  peers_ = absl::StrJoin(ports_, ",", [](std::string* out, const std::pair<const std::string, int>& peer) {
-    absl::StrAppend(out, peer.first, "=127.0.0.1:", peer.second);
-  });
+  peers_ = absl::StrJoin(ports_, ",",
+                         [](std::string* out, const std::pair<const std::string, int>& peer) {
+                           absl::StrAppend(out, peer.first, "=127.0.0.1:", peer.second);
+                         });
 
-  postgres_ = std::make_unique<EmbeddedPostgres>(*paths_, *programs, *user, *secret, *postgres_port);
+  postgres_ =
+      std::make_unique<EmbeddedPostgres>(*paths_, *programs, *user, *secret, *postgres_port);
   nats_ = std::make_unique<EmbeddedNats>(*paths_, *programs, *secret, *nats_port);
   return absl::OkStatus();
 }
 
 absl::Status Up::StartServers() {
-  if (postgres_->IsNew()) progress_.Line(absl::StrCat("making a PostgreSQL cluster in ", paths_->postgres));
+  if (postgres_->IsNew())
+    progress_.Line(absl::StrCat("making a PostgreSQL cluster in ", paths_->postgres));
   if (absl::Status status = postgres_->Prepare(); !status.ok()) return status;
   if (absl::Status status = nats_->Prepare(); !status.ok()) return status;
 
@@ -225,20 +243,28 @@ absl::Status Up::StartServers() {
     if (absl::Status status = supervisor_.Start(child); !status.ok()) return status;
   }
   // Not started means ended already, or ended again and again: its log tells why.
-  auto wait = [&](Child* child, const std::string& name, std::function<bool()> answers) -> absl::Status {
-    absl::Status status = supervisor_.WaitFor([&] { return child->start_count > 3 || (child->pid > 0 && answers()); },
-                                              kStartTimeout, "the start of " + name);
-    if (status.ok() && child->start_count > 3) status = absl::AbortedError(name + " does not start");
+  auto wait = [&](Child* child, const std::string& name,
+                  std::function<bool()> answers) -> absl::Status {
+    absl::Status status =
+        supervisor_.WaitFor([&] { return child->start_count > 3 || (child->pid > 0 && answers()); },
+                            kStartTimeout, "the start of " + name);
+    if (status.ok() && child->start_count > 3)
+      status = absl::AbortedError(name + " does not start");
     if (status.ok() || absl::IsCancelled(status)) return status;
     const std::string& log = child->spec.process.output_path;
-    return absl::Status(status.code(), absl::StrCat(status.message(), ". The end of ", log, ":\n", LastLines(log, 12)));
+    return absl::Status(status.code(), absl::StrCat(status.message(), ". The end of ", log, ":\n",
+                                                    LastLines(log, 12)));
   };
-  if (absl::Status status = wait(postgres_child_, "PostgreSQL", [&] { return postgres_->Answers(); }); !status.ok()) {
+  if (absl::Status status =
+          wait(postgres_child_, "PostgreSQL", [&] { return postgres_->Answers(); });
+      !status.ok()) {
     return status;
   }
   if (absl::Status status = postgres_->CreateDatabases(ContextNames()); !status.ok()) return status;
-  progress_.Line(absl::StrCat("PostgreSQL on 127.0.0.1:", postgres_->port(), ", a database per context"));
-  if (absl::Status status = wait(nats_child_, "nats-server", [&] { return nats_->Answers(); }); !status.ok()) {
+  progress_.Line(
+      absl::StrCat("PostgreSQL on 127.0.0.1:", postgres_->port(), ", a database per context"));
+  if (absl::Status status = wait(nats_child_, "nats-server", [&] { return nats_->Answers(); });
+      !status.ok()) {
     return status;
   }
   progress_.Line(absl::StrCat("nats-server on 127.0.0.1:", nats_->port()));
@@ -248,12 +274,17 @@ absl::Status Up::StartServers() {
 absl::Status Up::StartContexts() {
   for (const std::string& name : ContextNames()) {
     ChildSpec spec{.name = name};
-    spec.process.argv = {program_, "serve", name, absl::StrCat("--listen=127.0.0.1:", ports_[name]),
-                         absl::StrCat("--metrics=127.0.0.1:", metrics_ports_[name]), "--peers=" + peers_,
+    spec.process.argv = {program_,
+                         "serve",
+                         name,
+                         absl::StrCat("--listen=127.0.0.1:", ports_[name]),
+                         absl::StrCat("--metrics=127.0.0.1:", metrics_ports_[name]),
+                         "--peers=" + peers_,
                          "--storefronts=" + storefronts_};
     for (const std::string& flag : passed_on_) spec.process.argv.push_back(flag);
     // By environment, because everybody may read a command line.
-    spec.process.environment = {{"GAEKJU_DATABASE", postgres_->Dsn(name)}, {"GAEKJU_NATS", nats_->Url()}};
+    spec.process.environment = {{"GAEKJU_DATABASE", postgres_->Dsn(name)},
+                                {"GAEKJU_NATS", nats_->Url()}};
     spec.process.output_path = absl::StrCat(paths_->log, "/", name, ".log");
     spec.tells_ready = true;
     contexts_[name] = supervisor_.Add(std::move(spec));
@@ -266,12 +297,14 @@ absl::Status Up::StartContexts() {
     }
     return names;
   };
-  absl::Status status = supervisor_.WaitFor([&] { return waiting().empty(); }, kStartTimeout, "the start of the contexts");
+  absl::Status status = supervisor_.WaitFor([&] { return waiting().empty(); }, kStartTimeout,
+                                            "the start of the contexts");
   if (absl::IsDeadlineExceeded(status)) {
     std::string text(status.message());
     for (const std::string& name : waiting()) {
       const std::string& log = contexts_[name]->spec.process.output_path;
-      absl::StrAppend(&text, ".\n", name, " does not serve. The end of ", log, ":\n", LastLines(log, 8));
+      absl::StrAppend(&text, ".\n", name, " does not serve. The end of ", log, ":\n",
+                      LastLines(log, 8));
     }
     return absl::DeadlineExceededError(text);
   }
@@ -293,8 +326,10 @@ absl::Status Up::SeedDemo() {
     spec.process.argv = {program_, "seed", "--peers=" + peers_};
     spec.process.output_path = paths_->log + "/seed.log";
     unlink(spec.process.output_path.c_str());
-    if (absl::Status status = RunProcess(spec.process, absl::Seconds(30)); !status.ok()) return status;
-    progress_.Line("on sale: TV, MASK, NOTEBOOK, TABLE and CLOCK (--nodemo leaves the shelves empty)");
+    if (absl::Status status = RunProcess(spec.process, absl::Seconds(30)); !status.ok())
+      return status;
+    progress_.Line(
+        "on sale: TV, MASK, NOTEBOOK, TABLE and CLOCK (--nodemo leaves the shelves empty)");
   }
   return WriteFile(marker, "", 0644);
 }
@@ -321,33 +356,47 @@ void Up::Write() {
                          .log = absl::StrCat(paths_->log, "/", name, ".log"),
                          .start_count = child == nullptr ? 0 : child->start_count};
   }
-  if (absl::Status status = WriteUpFile(up); !status.ok()) progress_.Line(std::string(status.message()));
+  if (absl::Status status = WriteUpFile(up); !status.ok())
+    progress_.Line(std::string(status.message()));
 }
 
 void Up::PrintCommands() {
+  // The shop to buy in: Fashion, or the first there is.
+  std::set<std::string> shops;
+  for (const auto& entry : std::filesystem::directory_iterator(storefronts_)) {
+    if (entry.path().extension() == ".textproto") shops.insert(entry.path().stem());
+  }
+  const std::string shop = shops.contains("fashion") || shops.empty() ? "fashion" : *shops.begin();
   const std::string order =
-      R"({"storefront":"fashion","customer_id":"cust1","customer_name":"jang","delivery_address":"seoul","lines":[{"product_id":"TV","quantity":1}]})";
+      absl::StrCat(R"({"storefront":")", shop,
+                   R"(","customer_id":"cust1","customer_name":"jang","delivery_address":"seoul",)",
+                   R"("lines":[{"product_id":"TV","quantity":1}]})");
   std::string text;
   if (FindProgram("grpcurl", {}).ok()) {
     const std::string call = absl::StrCat("grpcurl -plaintext -d ");
     auto method = [&](const char* context, const char* service) {
       return absl::StrCat(" 127.0.0.1:", ports_[context], " ", service);
     };
-    text = absl::StrCat(
-        "  ORDER=$(", call, "'", order, "'", method("order", "gaekju.order.v1.OrderService/PlaceOrder"),
-        " | tee /dev/stderr | sed -n 's/.*\"orderId\": \"\\(.*\\)\".*/\\1/p')\n  ", call,
-        "\"{\\\"order_id\\\":\\\"$ORDER\\\"}\"", method("view", "gaekju.view.v1.ViewService/GetOrderView"), "\n  ", call,
-        "\"{\\\"order_id\\\":\\\"$ORDER\\\"}\"", method("order", "gaekju.order.v1.OrderService/CancelOrder"), "\n");
+    text = absl::StrCat("  ORDER=$(", call, "'", order, "'",
+                        method("order", "gaekju.order.v1.OrderService/PlaceOrder"),
+                        " | tee /dev/stderr | sed -n 's/.*\"orderId\": \"\\(.*\\)\".*/\\1/p')\n  ",
+                        call, "\"{\\\"order_id\\\":\\\"$ORDER\\\"}\"",
+                        method("view", "gaekju.view.v1.ViewService/GetOrderView"), "\n  ", call,
+                        "\"{\\\"order_id\\\":\\\"$ORDER\\\"}\"",
+                        method("order", "gaekju.order.v1.OrderService/CancelOrder"), "\n");
   } else {
-    const std::string call = absl::StrCat(
-        OwnCommand(program_), " call",
-        data_ == AbsolutePath(DefaultDataDirectory()) ? "" : absl::StrCat(" --data=", Quoted(data_)));
-    text = absl::StrCat("  ORDER=$(", call, " order.PlaceOrder '", order, "' --pick=order.order_id)\n  ", call,
+    const std::string call = absl::StrCat(OwnCommand(program_), " call",
+                                          data_ == AbsolutePath(DefaultDataDirectory())
+                                              ? ""
+                                              : absl::StrCat(" --data=", Quoted(data_)));
+    text = absl::StrCat("  ORDER=$(", call, " order.PlaceOrder '", order,
+                        "' --pick=order.order_id)\n  ", call,
                         " view.GetOrderView '{\"order_id\":\"'$ORDER'\"}'\n  ", call,
                         " order.CancelOrder '{\"order_id\":\"'$ORDER'\"}'\n");
   }
   std::cout << "\nThe shop is open. Place an order, look at it, cancel it:\n\n"
-            << text << "\nLogs: " << paths_->log << "   Ctrl-C stops everything; the data stays in " << data_ << "\n"
+            << text << "\nLogs: " << paths_->log << "   Ctrl-C stops everything; the data stays in "
+            << data_ << "\n"
             << std::endl;
 }
 
@@ -359,12 +408,14 @@ bool Up::StopAll() {
   for (const auto& [name, child] : contexts_) {
     if (name != "order") others.push_back(child);
   }
-  if (contexts_.contains("order")) clean &= supervisor_.Stop({contexts_["order"]}, SIGTERM, kStopTimeout);
+  if (contexts_.contains("order"))
+    clean &= supervisor_.Stop({contexts_["order"]}, SIGTERM, kStopTimeout);
   clean &= supervisor_.Stop(others, SIGTERM, kStopTimeout);
   if (!contexts_.empty()) progress_.Line("the contexts have finished what they had begun");
   if (nats_child_ != nullptr) clean &= supervisor_.Stop({nats_child_}, SIGTERM, kStopTimeout);
   // SIGINT: a fast shutdown, with a checkpoint.
-  if (postgres_child_ != nullptr) clean &= supervisor_.Stop({postgres_child_}, SIGINT, absl::Seconds(60));
+  if (postgres_child_ != nullptr)
+    clean &= supervisor_.Stop({postgres_child_}, SIGINT, absl::Seconds(60));
   unlink(UpFilePath(data_).c_str());
   progress_.Line(clean ? "stopped" : "stopped; something had to be killed, which loses nothing");
   return clean;
@@ -392,7 +443,8 @@ int Up::Run() {
 }
 
 int RunUp(const std::vector<std::string>& arguments) {
-  if (!arguments.empty()) return Fail("up", absl::StrCat("takes no '", arguments[0], "'; see gaekju up --help"), 2);
+  if (!arguments.empty())
+    return Fail("up", absl::StrCat("takes no '", arguments[0], "'; see gaekju up --help"), 2);
   return Up().Run();
 }
 
@@ -402,12 +454,16 @@ Command UpCommand() {
   return {.name = "up",
           .summary = "run a whole shop on this machine: PostgreSQL, nats-server and every context",
           .usage =
-              "Usage: gaekju up [--data=DIR] [--port_base=N] [--storefronts=DIR] [--verbose] [--nodemo]\n"
+              "Usage: gaekju up [--data=DIR] [--port_base=N] [--storefronts=DIR] [--verbose] "
+              "[--nodemo]\n"
               "\n"
-              "Starts a private PostgreSQL and nats-server on loopback and one process per context, starts again what ends, and\n"
-              "stops all of it on Ctrl-C. The data stays in its directory; the next `gaekju up` goes on with it. Flags of\n"
+              "Starts a private PostgreSQL and nats-server on loopback and one process per "
+              "context, starts again what ends, and\n"
+              "stops all of it on Ctrl-C. The data stays in its directory; the next `gaekju up` "
+              "goes on with it. Flags of\n"
               "`gaekju serve` are passed on to the contexts. DIR/up.json says what runs where.\n",
-          .flags = {"data", "port_base", "storefronts", "verbose", "demo", "postgres_directory", "postgres_user"},
+          .flags = {"data", "port_base", "storefronts", "verbose", "demo", "postgres_directory",
+                    "postgres_user"},
           .server_flags = true,
           .run = RunUp};
 }

@@ -16,8 +16,12 @@ using google::protobuf::Struct;
 void Put(Struct* json, const std::string& name, const std::string& value) {
   (*json->mutable_fields())[name].set_string_value(value);
 }
-void Put(Struct* json, const std::string& name, int value) { (*json->mutable_fields())[name].set_number_value(value); }
-void Put(Struct* json, const std::string& name, bool value) { (*json->mutable_fields())[name].set_bool_value(value); }
+void Put(Struct* json, const std::string& name, int value) {
+  (*json->mutable_fields())[name].set_number_value(value);
+}
+void Put(Struct* json, const std::string& name, bool value) {
+  (*json->mutable_fields())[name].set_bool_value(value);
+}
 Struct* PutObject(Struct* json, const std::string& name) {
   return (*json->mutable_fields())[name].mutable_struct_value();
 }
@@ -27,8 +31,12 @@ const google::protobuf::Value& Find(const Struct& json, const std::string& name)
   auto it = json.fields().find(name);
   return it == json.fields().end() ? *kNone : it->second;
 }
-int IntOf(const Struct& json, const std::string& name) { return static_cast<int>(Find(json, name).number_value()); }
-std::string TextOf(const Struct& json, const std::string& name) { return Find(json, name).string_value(); }
+int IntOf(const Struct& json, const std::string& name) {
+  return static_cast<int>(Find(json, name).number_value());
+}
+std::string TextOf(const Struct& json, const std::string& name) {
+  return Find(json, name).string_value();
+}
 
 UpFile::Server ServerOf(const Struct& json, const std::string& url_name) {
   return {.pid = IntOf(json, "pid"),
@@ -85,11 +93,13 @@ absl::StatusOr<UpFile> ReadUpFile(const std::string& data_directory) {
   const std::string path = UpFilePath(data_directory);
   absl::StatusOr<std::string> text = ReadFile(path);
   if (!text.ok()) {
-    return absl::NotFoundError(absl::StrCat("no shop runs in ", data_directory, " (", text.status().message(),
-                                            "). Start one with `gaekju up`, or name its directory with --data"));
+    return absl::NotFoundError(
+        absl::StrCat("no shop runs in ", data_directory, " (", text.status().message(),
+                     "). Start one with `gaekju up`, or name its directory with --data"));
   }
   Struct json;
-  if (!google::protobuf::util::JsonStringToMessage(*text, &json).ok() || !json.fields().contains("contexts")) {
+  if (!google::protobuf::util::JsonStringToMessage(*text, &json).ok() ||
+      !json.fields().contains("contexts")) {
     return absl::InvalidArgumentError(absl::StrCat(path, " was not written by `gaekju up`"));
   }
   UpFile up;

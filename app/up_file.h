@@ -1,13 +1,16 @@
-// up_file.h: <data>/up.json, where `gaekju up` says what runs where, for tools and tests. It is there exactly while `up` runs
-// (or was killed: look whether `pid` lives), is replaced atomically whenever a child starts or ends, and holds passwords (mode 0600).
+// up_file.h: <data>/up.json, where `gaekju up` says what runs where, for tools and tests. It is
+// there exactly while `up` runs (or was killed: look whether `pid` lives), is replaced atomically
+// whenever a child starts or ends, and holds passwords (mode 0600).
 //
 //   {
 //     "pid": 4711, "data": "/var/lib/gaekju", "ready": true, "storefronts": "/…/storefronts",
 //     "postgres": {"pid": 4712, "port": 24017, "dsn": "postgresql://…/postgres", "log": "…"},
-//     "nats":     {"pid": 4713, "port": 25001, "url": "nats://gaekju:…@127.0.0.1:25001", "store": "/var/lib/gaekju/nats", "log": "…"},
-//     "contexts": {
-//       "order":  {"pid": 4714, "ready": true, "address": "127.0.0.1:50051", "port": 50051, "metrics": "127.0.0.1:22310",
-//                  "dsn": "postgresql://…/order", "log": "/var/lib/gaekju/log/order.log", "starts": 1}, …
+//     "nats":     {"pid": 4713, "port": 25001, "url": "nats://gaekju:…@127.0.0.1:25001", "store":
+//     "/var/lib/gaekju/nats", "log": "…"}, "contexts": {
+//       "order":  {"pid": 4714, "ready": true, "address": "127.0.0.1:50051", "port": 50051,
+//       "metrics": "127.0.0.1:22310",
+//                  "dsn": "postgresql://…/order", "log": "/var/lib/gaekju/log/order.log", "starts":
+//                  1}, …
 //     }
 //   }
 //
@@ -56,7 +59,8 @@ absl::Status WriteUpFile(const UpFile& up);
 // Errors: NOT_FOUND (nothing runs there; says how to start it), INVALID_ARGUMENT (not ours).
 absl::StatusOr<UpFile> ReadUpFile(const std::string& data_directory);
 
-// Where `up` keeps its data unless told: /var/lib/gaekju for root, else $XDG_STATE_HOME/gaekju or ~/.local/state/gaekju.
+// Where `up` keeps its data unless told: /var/lib/gaekju for root, else $XDG_STATE_HOME/gaekju or
+// ~/.local/state/gaekju.
 std::string DefaultDataDirectory();
 
 }  // namespace gaekju::app

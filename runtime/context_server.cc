@@ -34,13 +34,15 @@ constexpr absl::Duration kMetricsPeriod = absl::Seconds(1);
 constexpr absl::Duration kObservePeriod = absl::Seconds(5);
 constexpr absl::Duration kDatabaseRetry = absl::Milliseconds(200);
 
-// A request to send events of a resource again, as it travels over core NATS: "<from_version> <resource>".
+// A request to send events of a resource again, as it travels over core NATS: "<from_version>
+// <resource>".
 std::string EncodeResend(const flow::Resend& resend) {
   return absl::StrCat(resend.from_version, " ", resend.resource);
 }
 
 std::optional<std::pair<std::string, int64_t>> DecodeResend(absl::string_view body) {
-  const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(body, absl::MaxSplits(' ', 1));
+  const std::pair<absl::string_view, absl::string_view> parts =
+      absl::StrSplit(body, absl::MaxSplits(' ', 1));
   int64_t from_version = 0;
   if (!absl::SimpleAtoi(parts.first, &from_version) || parts.second.empty()) return std::nullopt;
   return std::pair(std::string(parts.second), from_version);
@@ -64,20 +66,25 @@ PgOptions PgOptionsOf(const ServerConfig& config, absl::string_view context) {
   PgOptions pg;
   pg.conninfo = DatabaseOf(config, context);
   pg.application_name = absl::StrCat("gaekju-", context);
-  pg.connect_timeout_s = std::max<int>(1, static_cast<int>(absl::ToInt64Seconds(config.database_connect_timeout)));
+  pg.connect_timeout_s =
+      std::max<int>(1, static_cast<int>(absl::ToInt64Seconds(config.database_connect_timeout)));
   pg.statement_timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(config.statement_timeout));
   pg.lock_timeout_ms = static_cast<int>(absl::ToInt64Milliseconds(config.lock_timeout));
   return pg;
 }
 
 struct ContextServer::Core {
-  Core(Spec s, Shared sh) : spec(std::move(s)), shared(sh), metrics(sh.metrics->ForContext(spec.name)) {}
+  Core(Spec s, Shared sh)
+      : spec(std::move(s)), shared(sh), metrics(sh.metrics->ForContext(spec.name)) {}
 
   void HandleCall(const google::protobuf::MethodDescriptor& method, CallContext call,
                   std::unique_ptr<google::protobuf::Message> request, Responder responder);
-  void HandleWatch(const std::string& method, const google::protobuf::Message& request, Responder responder);
-  void RefuseUnavailable(Responder& responder, absl::string_view reason, absl::string_view message) const;
-  absl::Status RetryWhileUnavailable(const std::function<bool()>& stop, const std::function<absl::Status()>& attempt);
+  void HandleWatch(const std::string& method, const google::protobuf::Message& request,
+                   Responder responder);
+  void RefuseUnavailable(Responder& responder, absl::string_view reason,
+                         absl::string_view message) const;
+  absl::Status RetryWhileUnavailable(const std::function<bool()>& stop,
+                                     const std::function<absl::Status()>& attempt);
   void Build();
   absl::Status Consume();
   void Housekeep();
@@ -97,7 +104,7 @@ struct ContextServer::Core {
   std::unique_ptr<QueryServer> queries;
   std::unique_ptr<TurnLoop> loop;
   std::unique_ptr<Intake> intake;
-  std::atomic<bool> started{false};   // all of the above may be used
+  std::atomic<bool> started{false};  // all of the above may be used
   std::atomic<bool> draining{false};
   std::atomic<bool> is_ready{false};
 
@@ -111,21 +118,26 @@ struct ContextServer::Core {
   bool stop_housekeeping = false;
   std::thread housekeeper;
 
-  Growth published, publish_failures, republished, epochs, consumed, redelivered, bus_connects, dead_letters;
+  Growth published, publish_failures, republished, epochs, consumed, redelivered, bus_connects,
+      dead_letters;
   std::atomic<bool> observing{false};
 };
 
 // ---------------------------------------------------------------- calls
 void ContextServer::Core::RefuseUnavailable(Responder& responder, absl::string_view reason,
                                             absl::string_view message) const {
-  responder.Refuse(
-      flow::MakeStatus(google::rpc::UNAVAILABLE, spec.service, reason, message, /*field=*/"", kRetryAfterUs));
+  responder.Refuse(flow::MakeStatus(google::rpc::UNAVAILABLE, spec.service, reason, message,
+                                    /*field=*/"", kRetryAfterUs));
 }
 
-void ContextServer::Core::HandleCall(const google::protobuf::MethodDescriptor& method, CallContext call,
-                                     std::unique_ptr<google::protobuf::Message> request, Responder responder) {
-  if (!started) return RefuseUnavailable(responder, "STARTING", "the service is starting; try again");
-  if (draining) return RefuseUnavailable(responder, "DRAINING", "the service is stopping; try again");
+void ContextServer::Core::HandleCall(const google::protobuf::MethodDescriptor& method,
+                                     CallContext call,
+                                     std::unique_ptr<google::protobuf::Message> request,
+                                     Responder responder) {
+  if (!started)
+    return RefuseUnavailable(responder, "STARTING", "the service is starting; try again");
+  if (draining)
+    return RefuseUnavailable(responder, "DRAINING", "the service is stopping; try again");
   const std::string& name = method.full_name();
   if (method.server_streaming()) return HandleWatch(name, *request, std::move(responder));
 
@@ -138,8 +150,9 @@ void ContextServer::Core::HandleCall(const google::protobuf::MethodDescriptor& m
   }
   const flow::Handler* handler = loop->FindHandler(name);
   if (handler == nullptr) {
-    shared_responder->Refuse(flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.service, "METHOD_UNIMPLEMENTED",
-                                              absl::StrCat(name, " is in the contract, but not in this server")));
+    shared_responder->Refuse(
+        flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.service, "METHOD_UNIMPLEMENTED",
+                         absl::StrCat(name, " is in the contract, but not in this server")));
     return;
   }
   Request item;
@@ -153,12 +166,14 @@ void ContextServer::Core::HandleCall(const google::protobuf::MethodDescriptor& m
   if (ticket != 0) shared_responder->OnCancel([this, ticket] { loop->Cancel(ticket); });
 }
 
-void ContextServer::Core::HandleWatch(const std::string& method, const google::protobuf::Message& request,
+void ContextServer::Core::HandleWatch(const std::string& method,
+                                      const google::protobuf::Message& request,
                                       Responder responder) {
   auto stream = std::make_shared<Responder>(std::move(responder));
   if (!queries->Watches(method)) {
-    stream->Refuse(flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.service, "METHOD_UNIMPLEMENTED",
-                                    absl::StrCat(method, " is in the contract, but not in this server")));
+    stream->Refuse(
+        flow::MakeStatus(google::rpc::UNIMPLEMENTED, spec.service, "METHOD_UNIMPLEMENTED",
+                         absl::StrCat(method, " is in the contract, but not in this server")));
     return;
   }
   int64_t watch = 0;
@@ -168,7 +183,8 @@ void ContextServer::Core::HandleWatch(const std::string& method, const google::p
     watches[watch] = stream;
   }
   const uint64_t id = queries->Watch(
-      method, request.SerializeAsString(), [stream](std::string response) { stream->Write(std::move(response)); },
+      method, request.SerializeAsString(),
+      [stream](std::string response) { stream->Write(std::move(response)); },
       [this, stream, watch](google::rpc::Status status) {
         stream->Refuse(status);  // code 0 ends the stream with OK
         std::lock_guard lock(watch_mutex);
@@ -187,12 +203,13 @@ void ContextServer::Core::EndWatches() {
     std::lock_guard lock(watch_mutex);
     open.swap(watches);
   }
-  for (auto& [id, stream] : open) RefuseUnavailable(*stream, "DRAINING", "the service is stopping; watch again");
+  for (auto& [id, stream] : open)
+    RefuseUnavailable(*stream, "DRAINING", "the service is stopping; watch again");
 }
 
 // ---------------------------------------------------------------- start
-absl::Status ContextServer::Core::RetryWhileUnavailable(const std::function<bool()>& stop,
-                                                        const std::function<absl::Status()>& attempt) {
+absl::Status ContextServer::Core::RetryWhileUnavailable(
+    const std::function<bool()>& stop, const std::function<absl::Status()>& attempt) {
   LogLimit limit(2'000'000);
   for (;;) {
     absl::Status status = attempt();
@@ -221,7 +238,9 @@ void ContextServer::Core::Build() {
   relay_options.pg = pg;
   relay_options.in_flight_max = config.publish_pending_max;
   relay_options.retention = config.outbox_retention;
-  relay_options.log = [name](const std::string& message) { LogWarning(message, {{"context", name}}); };
+  relay_options.log = [name](const std::string& message) {
+    LogWarning(message, {{"context", name}});
+  };
   relay = std::make_unique<Relay>(std::move(relay_options), bus.get());
 
   QueryServer::Options query_options;
@@ -238,16 +257,21 @@ void ContextServer::Core::Build() {
   };
   outputs.resend = [this](flow::Resend resend) {
     metrics.resends_asked.Add();
-    bus->PublishCore(ResendSubject(resend.source), EncodeResend(resend)).IgnoreError();  // asked again by the row's due time
+    bus->PublishCore(ResendSubject(resend.source), EncodeResend(resend))
+        .IgnoreError();  // asked again by the row's due time
   };
-  outputs.changed = [this](const flow::Table& table, const std::string& key) { queries->Changed(table, key); };
+  outputs.changed = [this](const flow::Table& table, const std::string& key) {
+    queries->Changed(table, key);
+  };
   outputs.turn = [this](const TurnStats& turn) {
     metrics.turn_size.Observe(turn.item_count);
-    metrics.turn_seconds.Observe(static_cast<double>(turn.load_us + turn.handle_us + turn.commit_us) / 1e6);
+    metrics.turn_seconds.Observe(
+        static_cast<double>(turn.load_us + turn.handle_us + turn.commit_us) / 1e6);
     if (turn.rerun_count > 0) metrics.turn_retries.Add(turn.rerun_count);
   };
   outputs.failed = [name](const std::string& what, const std::string& reason) {
-    LogError("a request failed by itself", {{"context", name}, {"method", what}, {"reason", reason}});
+    LogError("a request failed by itself",
+             {{"context", name}, {"method", what}, {"reason", reason}});
   };
   outputs.database = [this, name](bool up, const std::string& why) {
     if (up) {
@@ -265,12 +289,13 @@ void ContextServer::Core::Build() {
   loop = std::make_unique<TurnLoop>(*context, std::move(loop_options), std::move(outputs));
 
   intake = std::make_unique<Intake>(
-      Intake::Options{.context = name,
-                      .make_uuid = [] { return NewUuid(); },
-                      .dead =
-                          [name](const std::string& what, const std::string& reason) {
-                            LogError("dead letter", {{"context", name}, {"subject", what}, {"reason", reason}});
-                          }},
+      Intake::Options{
+          .context = name,
+          .make_uuid = [] { return NewUuid(); },
+          .dead =
+              [name](const std::string& what, const std::string& reason) {
+                LogError("dead letter", {{"context", name}, {"subject", what}, {"reason", reason}});
+              }},
       loop.get(), bus.get());
 }
 
@@ -282,11 +307,14 @@ absl::Status ContextServer::Core::Consume() {
     consumer.durable = name;
     consumer.filter_subject = std::move(subject);
     consumer.max_ack_pending = shared.config->consume_pending_max;
-    return bus->Consume(std::move(consumer), [this](BusDelivery delivery) { intake->Take(std::move(delivery)); });
+    return bus->Consume(std::move(consumer),
+                        [this](BusDelivery delivery) { intake->Take(std::move(delivery)); });
   };
-  if (absl::Status status = consume(kCommandsStream, CommandSubject(name)); !status.ok()) return status;
+  if (absl::Status status = consume(kCommandsStream, CommandSubject(name)); !status.ok())
+    return status;
   if (loop->takes_results()) {
-    if (absl::Status status = consume(kAnswersStream, AnswerSubject(name)); !status.ok()) return status;
+    if (absl::Status status = consume(kAnswersStream, AnswerSubject(name)); !status.ok())
+      return status;
   }
   if (!context->events.empty()) {
     if (absl::Status status = consume(kEventsStream, ""); !status.ok()) return status;
@@ -302,8 +330,9 @@ absl::Status ContextServer::Core::Consume() {
 absl::Status ContextServer::Start(const std::function<bool()>& stop) {
   Core& c = *core_;
   const PgOptions pg = PgOptionsOf(*c.shared.config, c.spec.name);
-  absl::Status migrated = c.RetryWhileUnavailable(
-      stop, [&] { return Migrate(pg, {{"runtime", RuntimeMigrations()}, {c.spec.name, c.spec.migrations}}); });
+  absl::Status migrated = c.RetryWhileUnavailable(stop, [&] {
+    return Migrate(pg, {{"runtime", RuntimeMigrations()}, {c.spec.name, c.spec.migrations}});
+  });
   if (!migrated.ok()) return migrated;
   absl::Status made = c.RetryWhileUnavailable(stop, [&]() -> absl::Status {
     absl::StatusOr<std::shared_ptr<const flow::Context>> context = c.spec.make(pg);
@@ -312,7 +341,8 @@ absl::Status ContextServer::Start(const std::function<bool()>& stop) {
     return absl::OkStatus();
   });
   if (!made.ok()) return made;
-  GK_CHECK(c.context->service == c.spec.service) << c.context->service << " is not " << c.spec.service;
+  GK_CHECK(c.context->service == c.spec.service)
+      << c.context->service << " is not " << c.spec.service;
   c.Build();
   c.relay->Start();
   c.loop->Start();
@@ -353,7 +383,8 @@ void ContextServer::Core::Housekeep() {
   absl::Time next_metrics = absl::Now();
   absl::Time next_observe = absl::Now();
   std::unique_lock lock(mutex);
-  while (!wake.wait_for(lock, absl::ToChronoMilliseconds(kReadinessPeriod), [this] { return stop_housekeeping; })) {
+  while (!wake.wait_for(lock, absl::ToChronoMilliseconds(kReadinessPeriod),
+                        [this] { return stop_housekeeping; })) {
     lock.unlock();
     UpdateReadiness();
     const absl::Time now = absl::Now();
@@ -390,13 +421,16 @@ bool ContextServer::Drain(absl::Duration timeout) {
   c.UpdateMetrics();
   c.bus->Close();
   c.relay->Stop();
-  LogInfo(clean ? "drained" : "stopped with work left; it is in the outbox and in the callers' rows",
-          {{"context", c.spec.name}});
+  LogInfo(
+      clean ? "drained" : "stopped with work left; it is in the outbox and in the callers' rows",
+      {{"context", c.spec.name}});
   return clean;
 }
 
-ContextServer::ContextServer(Spec spec, Shared shared) : core_(std::make_unique<Core>(std::move(spec), shared)) {
-  GK_CHECK(shared.config != nullptr && shared.rpc != nullptr && shared.client != nullptr && shared.metrics != nullptr);
+ContextServer::ContextServer(Spec spec, Shared shared)
+    : core_(std::make_unique<Core>(std::move(spec), shared)) {
+  GK_CHECK(shared.config != nullptr && shared.rpc != nullptr && shared.client != nullptr &&
+           shared.metrics != nullptr);
 }
 
 ContextServer::~ContextServer() {
@@ -408,8 +442,9 @@ void ContextServer::Register() {
       google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(core_->spec.service);
   GK_CHECK(service != nullptr) << core_->spec.service << " is not linked";
   core_->shared.rpc->AddService(
-      *service, [core = core_.get()](const google::protobuf::MethodDescriptor& method, CallContext call,
-                                     std::unique_ptr<google::protobuf::Message> request, Responder responder) {
+      *service, [core = core_.get()](
+                    const google::protobuf::MethodDescriptor& method, CallContext call,
+                    std::unique_ptr<google::protobuf::Message> request, Responder responder) {
         core->HandleCall(method, std::move(call), std::move(request), std::move(responder));
       });
 }

@@ -1,15 +1,16 @@
-// context_server.h: wires one context: database -> migrations -> turns -> outbox -> relay -> bus, and the service that callers see.
+// context_server.h: wires one context: database -> migrations -> turns -> outbox -> relay -> bus,
+// and the service that callers see.
 //
-//   ContextServer server(spec, {.config = &config, .rpc = &rpc, .client = client.get(), .metrics = &metrics});
-//   server.Register();                                     // before rpc.Start()
-//   absl::Status status = server.Start(stop_requested);    // waits for the database, as long as it takes
-//   …
-//   server.Drain(absl::Seconds(10));
+//   ContextServer server(spec, {.config = &config, .rpc = &rpc, .client = client.get(), .metrics =
+//   &metrics}); server.Register();                                     // before rpc.Start()
+//   absl::Status status = server.Start(stop_requested);    // waits for the database, as long as it
+//   takes … server.Drain(absl::Seconds(10));
 //
-// Ready means that requests can be decided: the database is there. A bus that is down makes nothing unready: what it should carry waits in
-// the outbox, and that is what the outbox is for.
+// Ready means that requests can be decided: the database is there. A bus that is down makes nothing
+// unready: what it should carry waits in the outbox, and that is what the outbox is for.
 //
-// Thread-safe. What Start builds lives until the destructor; REQUIRES: `rpc` has been shut down by then.
+// Thread-safe. What Start builds lives until the destructor; REQUIRES: `rpc` has been shut down by
+// then.
 #ifndef GAEKJU_RUNTIME_CONTEXT_SERVER_H_
 #define GAEKJU_RUNTIME_CONTEXT_SERVER_H_
 
@@ -37,9 +38,11 @@ class ContextServer {
     std::string name;     // "payment"
     std::string service;  // "gaekju.payment.v1.PaymentService"
     std::vector<Migration> migrations;
-    // Makes the context once the migrations have been applied. Errors: UNAVAILABLE (asked again), anything else ends Start.
+    // Makes the context once the migrations have been applied. Errors: UNAVAILABLE (asked again),
+    // anything else ends Start.
     std::function<absl::StatusOr<std::shared_ptr<const flow::Context>>(const PgOptions& pg)> make;
-    // Called every few seconds on a connection for reads, to set metrics that only the database knows. May be null.
+    // Called every few seconds on a connection for reads, to set metrics that only the database
+    // knows. May be null.
     std::function<void(PgConnection& pg, Metrics& metrics)> observe;
   };
   // What the contexts of a process share. All outlive the server.
@@ -57,12 +60,14 @@ class ContextServer {
 
   // Adds the service to `rpc`; until Start has returned its calls are answered UNAVAILABLE.
   void Register();
-  // Applies migrations and starts everything. Errors: CANCELLED (`stop` returned true while waiting for the database), FAILED_PRECONDITION,
-  // INVALID_ARGUMENT, NOT_FOUND (the configuration is wrong; the message says what to do).
+  // Applies migrations and starts everything. Errors: CANCELLED (`stop` returned true while waiting
+  // for the database), FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND (the configuration is
+  // wrong; the message says what to do).
   absl::Status Start(const std::function<bool()>& stop);
   bool ready() const;
-  // Not ready any more; finishes the requests that wait, hands the outbox to the bus, stops. False when something was left after `timeout`:
-  // that is nothing lost, because the outbox keeps it and callers ask again.
+  // Not ready any more; finishes the requests that wait, hands the outbox to the bus, stops. False
+  // when something was left after `timeout`: that is nothing lost, because the outbox keeps it and
+  // callers ask again.
   bool Drain(absl::Duration timeout);
 
   const std::string& name() const;
