@@ -104,25 +104,23 @@ std::string FieldList(const Source& source) {
   return fields.empty() ? "nothing" : absl::StrJoin(fields, ", ");
 }
 
-// A step of the same flow that is not waited for, does not wait for `step`, and whose answer has
-// the field; -1 for none.
-int StepThatAnswers(const Plan& plan, const std::vector<int>& awaited, const FieldDescriptor& field,
-                    int step) {
+// A step of the same flow that does not wait for `step` and whose answer has the field; -1 for
+// none. REQUIRES: nothing that `step` waits for answers it.
+int StepThatAnswers(const Plan& plan, const FieldDescriptor& field, int step) {
   for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
-    if (i == step || plan.steps[i].in_cancel != plan.steps[step].in_cancel ||
-        plan.steps[i].response == nullptr)
+    const PlanStep& other = plan.steps[i];
+    if (i == step || other.in_cancel != plan.steps[step].in_cancel || other.response == nullptr) {
       continue;
-    if (absl::c_linear_search(awaited, i) || absl::c_linear_search(Awaited(plan, i), step))
-      continue;
-    const FieldDescriptor* source =
-        plan.steps[i].response->FindFieldByName(std::string(field.name()));
+    }
+    if (absl::c_linear_search(Awaited(plan, i), step)) continue;
+    const FieldDescriptor* source = other.response->FindFieldByName(std::string(field.name()));
     if (source != nullptr && SameType(*source, field)) return i;
   }
   return -1;
 }
 
 std::string Unsupplied(const Plan& plan, const std::vector<Source>& sources,
-                       const std::vector<int>& awaited, const FieldDescriptor& field, int step) {
+                       const FieldDescriptor& field, int step) {
   const std::string name(field.name());
   std::string text = absl::StrCat("its request needs ", name, " (", FieldTypeName(field),
                                   "), and nothing supplies it. ");
@@ -146,7 +144,7 @@ std::string Unsupplied(const Plan& plan, const std::vector<Source>& sources,
         source.step < 0 ? "The order has: " : Quoted(plan.steps[source.step].id) + " answers: ",
         FieldList(source), ". ");
   }
-  const int other = StepThatAnswers(plan, awaited, field, step);
+  const int other = StepThatAnswers(plan, field, step);
   if (other >= 0) {
     absl::StrAppend(&text, "Write after: ", Quoted(plan.steps[other].id), ", which answers ", name);
   } else {
@@ -276,9 +274,8 @@ std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*
   std::vector<std::string> mistakes;
   PlanStep& target = plan->steps[step];
   target.copies.clear();
-  const std::vector<int> awaited = Awaited(*plan, step);
   std::vector<Source> sources;
-  for (int i : awaited) sources.push_back(AnswerOf(*plan, i));
+  for (int i : Awaited(*plan, step)) sources.push_back(AnswerOf(*plan, i));
   sources.push_back({FieldCopy::From::kOrder, -1, Order::descriptor()});
 
   auto is_constant = [&](const FieldDescriptor* field) {
@@ -300,7 +297,7 @@ std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*
       break;
     }
     if (found == nullptr && IsRequired(*field)) {
-      mistakes.push_back(Unsupplied(*plan, sources, awaited, *field, step));
+      mistakes.push_back(Unsupplied(*plan, sources, *field, step));
     }
   }
   // Grouped by source, so that each is scanned once; the order of the groups and of the fields in
