@@ -57,7 +57,7 @@ class RpcClient {
   static absl::StatusOr<std::unique_ptr<RpcClient>> Create(RpcClientOptions options, Metrics* metrics);
   RpcClient(const RpcClient&) = delete;
   RpcClient& operator=(const RpcClient&) = delete;
-  // Cancels what is in flight and waits until every callback has run.
+  // Cancels what is in flight and waits until every callback has run. Not from a callback.
   ~RpcClient();
 
   // Calls; `done` runs exactly once, on a gRPC thread (or on this one, when the circuit is open); it may only enqueue.

@@ -834,13 +834,13 @@ TEST_F(RpcTest, ManyCallsFromManyThreadsEachGetTheirOwnAnswer) {
 TEST(Watchdog, IsQuietWhileTheServerAnswers) {
   Metrics metrics;
   std::atomic<int> dead{0};
-  RpcServerOptions options{.listen = "127.0.0.1:0", .watchdog_period = absl::Milliseconds(20), .watchdog_failures_max = 1};
+  RpcServerOptions options{.listen = "127.0.0.1:0", .watchdog_period = absl::Milliseconds(20), .watchdog_failures_max = 20};
   options.on_dead = [&] { ++dead; };
   RpcServer server(options, &metrics);
   server.AddService(*DescriptorPool::generated_pool()->FindServiceByName(kPayment),
                     [](const MethodDescriptor&, CallContext, std::unique_ptr<Message>, Responder) {});
   ASSERT_TRUE(server.Start().ok());
-  absl::SleepFor(absl::Milliseconds(300));  // a dozen rounds; nothing to wait for, since nothing may happen
+  absl::SleepFor(absl::Milliseconds(600));  // more rounds than it takes failures; nothing to wait for, since nothing may happen
   EXPECT_EQ(dead, 0);
 }
 
