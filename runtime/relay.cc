@@ -440,12 +440,12 @@ absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const 
     if (pg->ok()) (void)pg->Query("ROLLBACK");
     return bumped.ok() ? absl::AbortedError("another relay went back at the same time") : bumped.status();
   }
-  // Checkpoints that a stream no longer reaches are worth nothing.
+  // Checkpoints that a stream no longer reaches are worth nothing; nor are those from shortly before the loss.
   pg->Add(
       "DELETE FROM relay_checkpoint c WHERE NOT EXISTS (SELECT 1 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) "
       "AS s(stream, created_ns, last_seq) WHERE s.stream = c.stream AND s.created_ns = c.created_ns "
-      "AND s.last_seq >= c.last_seq)",
-      now);
+      "AND s.last_seq >= c.last_seq) OR c.time_us > (SELECT max(time_us) FROM relay_checkpoint) - $4",
+      PgParams(now).Int(absl::ToInt64Microseconds(options.rollback_margin)));
   // A checkpoint has a row per stream; one that lost some of them in the DELETE is incomplete.
   pg->Add(
       "DELETE FROM relay_checkpoint c USING (SELECT incarnation, seq FROM relay_checkpoint GROUP BY incarnation, seq "

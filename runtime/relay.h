@@ -43,6 +43,9 @@ class Relay {
     absl::Duration checkpoint_interval = absl::Seconds(10);
     absl::Duration takeover_interval = absl::Seconds(1);
     absl::Duration retry_backoff_max = absl::Seconds(2);
+    // A checkpoint that is not older than this when the bus last stored something is not trusted after a loss: a server that lost its
+    // disk cache (nats-server 2.9 flushes every 2 minutes) may have grown again before anybody looked.
+    absl::Duration rollback_margin = absl::Minutes(5);
     absl::Duration retention = absl::Hours(24);
     absl::Duration prune_interval = absl::Seconds(30);
     // Loud news for the log: rewinds, take-overs, outages.

@@ -205,7 +205,7 @@ uint64_t TurnLoop::Submit(Request request) {
     }
   }
   if (outputs_.shed) outputs_.shed(why);
-  refusal.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.name, "OVERLOADED", why, "", kRetryAfterUs);
+  refusal.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service, "OVERLOADED", why, "", kRetryAfterUs);
   request.done(std::move(refusal));
   return 0;
 }
@@ -340,7 +340,7 @@ void TurnLoop::Shed(Answered answered) {
     const char* why = database_up_ ? "not decided before the deadline" : "the database cannot be reached";
     if (outputs_.shed) outputs_.shed(why);
     answer.kind = flow::Answer::Kind::kRefused;
-    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.name,
+    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service,
                                      database_up_ ? "OVERLOADED" : "DATABASE_DOWN", why, "", kRetryAfterUs);
     item->done(std::move(answer));
   }
@@ -492,7 +492,7 @@ void TurnLoop::CollectKeys(Item& item) {
     if (key.key.size() <= kKeyBytesMax && key.key.find('\0') == std::string::npos) continue;
     item.is_bad = true;
     item.keys.clear();
-    item.answer = flow::Refuse(google::rpc::INVALID_ARGUMENT, context_.name, "BAD_KEY",
+    item.answer = flow::Refuse(google::rpc::INVALID_ARGUMENT, context_.service, "FIELD_INVALID",
                                absl::StrCat("a key is longer than ", kKeyBytesMax, " bytes, or holds a zero byte"));
     return;
   }
@@ -514,13 +514,14 @@ void TurnLoop::HandleItem(Item& item, flow::Turn& turn) {
       item.keys.insert(item.keys.end(), item.answer.more_keys.begin(), item.answer.more_keys.end());
       return;
     }
-    item.answer = flow::Refuse(google::rpc::ABORTED, context_.name, "TOO_MANY_RETRIES", "the rows kept changing");
+    item.answer = flow::Refuse(google::rpc::ABORTED, context_.service, "TOO_MANY_RETRIES", "the rows kept changing");
   }
   if (item.kind == Item::Kind::kCommand) AnswerCommand(item, turn);
 }
 
 void TurnLoop::AnswerCommand(Item& item, flow::Turn& turn) {
-  if (item.caller.reply_to.empty()) return;
+  // Without its ids nobody could tell what the answer is to.
+  if (item.caller.reply_to.empty() || item.order_id.empty() || item.step_id.empty()) return;
   flow::Envelope envelope;
   envelope.kind = flow::Envelope::Kind::kAnswer;
   envelope.to = item.caller.reply_to;
@@ -714,7 +715,7 @@ void TurnLoop::Fail(std::unique_ptr<Item> item, const absl::Status& why) {
     if (item->kind == Item::Kind::kTimer) timer_keys_.erase(item->timer_key);
   }
   if (item->done) {
-    item->done(flow::Refuse(google::rpc::INTERNAL, context_.name, "NOT_STORED", "the request could not be stored"));
+    item->done(flow::Refuse(google::rpc::INTERNAL, context_.service, "NOT_STORED", "the request could not be stored"));
   }
   if (!item->settled) return;
   // What the schema does not know may be a migration that has not come yet; the rest will never work.
@@ -735,7 +736,7 @@ void TurnLoop::GiveUp(std::unique_ptr<Item> item, absl::string_view reason) {
   if (item->done && !cancelled) {
     flow::Answer answer;
     answer.kind = flow::Answer::Kind::kRefused;
-    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.name, "SHUTTING_DOWN", reason, "", kRetryAfterUs);
+    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service, "SHUTTING_DOWN", reason, "", kRetryAfterUs);
     item->done(std::move(answer));
   }
   if (item->settled) item->settled(absl::UnavailableError(reason));
