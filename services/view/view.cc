@@ -214,19 +214,18 @@ EventInfo InfoOf(const ParkedEvent& parked) {
   return info;
 }
 
-// Applies what waited for the event just applied, and drops what has been applied meanwhile.
+// Applies what waited for the event just applied.
 void Drain(const std::string& resource, OrderView* view) {
   auto* parked = view->mutable_parked();
   for (int i = 0; i < parked->size();) {
     if (parked->Get(i).resource() != resource ||
-        parked->Get(i).version() > AppliedVersion(*view, resource) + 1) {
+        parked->Get(i).version() != AppliedVersion(*view, resource) + 1) {
       ++i;
       continue;
     }
     ParkedEvent next;
     next.Swap(parked->Mutable(i));
     parked->DeleteSubrange(i, 1);
-    if (next.version() <= AppliedVersion(*view, resource)) continue;
     std::unique_ptr<Message> event(Kinds().Get(next.event_type()).prototype->New());
     GK_CHECK(event->ParseFromString(next.payload())) << resource << "@" << next.version();
     Apply(*event, InfoOf(next), view);

@@ -357,6 +357,26 @@ TEST_F(ViewTest, AnEventThatOvertakesWaits) {
   EXPECT_THAT(Timeline(), ElementsAre("OrderPlaced", "OrderStatusChanged", "OrderCompleted"));
 }
 
+TEST_F(ViewTest, EventsThatOvertookEachOtherAreAppliedInTheirOrder) {
+  TellAll({kPlaced, kCancelled, kCompleted, kChanged});  // 1, 4, 3, 2
+  EXPECT_EQ(Row().status_code(), "CANCELLING");
+  EXPECT_EQ(Row().parked_size(), 0);
+}
+
+TEST_F(ViewTest, ATimerThatComesLateFindsNothingToDo) {
+  // The shell looks for due rows before it loads them: meanwhile the gap may be filled, or just
+  // have been asked for.
+  for (const auto& arrivals : {std::vector<Arrival>{kPlaced}, {kPlaced, kCompleted}}) {
+    view_.Clear();
+    TellAll(arrivals);
+    flow::Turn turn(view_.now_us);
+    turn.AddRow({&kOrderViews, "o1"}, 0, std::make_unique<OrderView>(Row()));
+    ViewContext().timer.due("o1", turn);
+    EXPECT_THAT(turn.resends(), IsEmpty());
+    EXPECT_FALSE(turn.row({&kOrderViews, "o1"}).dirty);
+  }
+}
+
 TEST_F(ViewTest, AGapIsAskedForOncePerResourceUntilTheTimer) {
   TellAll({kCompleted, kCancelled, kCompleted, kRefunded});
   EXPECT_EQ(Row().parked_size(), 3) << "a parked event is not parked twice";
