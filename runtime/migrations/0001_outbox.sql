@@ -9,6 +9,8 @@ CREATE TABLE outbox (
   body bytea NOT NULL,
   PRIMARY KEY (incarnation, seq)
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.5);
+-- Turns are tens of kilobytes and are read once or never: compressing them costs more than it saves.
+ALTER TABLE outbox ALTER COLUMN body SET STORAGE EXTERNAL;
 
 -- The life of one writer connection, which holds the advisory lock of its number as long as it lives.
 CREATE SEQUENCE outbox_incarnation_number;
