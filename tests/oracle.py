@@ -109,7 +109,9 @@ class Books:
         self.products = rows(house, "catalog", catalog_pb.Product)
         self.acceptances = _by_order(rows(house, "store", store_pb.Acceptance))
         self.deliveries = _by_order(rows(house, "delivery", delivery_pb.Delivery))
-        self.views = {view.order_id: view for view in rows(house, "view", view_pb.OrderView)}
+        # A row without an order's state is nobody's view: payment told of money that came and went back, for an order that was
+        # refused or that the order context has not told of yet.
+        self.views = {view.order_id: view for view in rows(house, "view", view_pb.OrderView) if view.order_state}
 
 
 def _by_order(resources):

@@ -180,17 +180,24 @@ class Cluster:
         if self._user:
             initdb = ["setpriv", f"--reuid={self._user}", f"--regid={self._user}", "--clear-groups", *initdb]
         subprocess.run([str(arg) for arg in initdb], check=True, stdout=subprocess.DEVNULL, cwd="/")
+        self._argv = [self._bin / "postgres", "-D", data]
         settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
             "max_connections": 400, "shared_buffers": "128MB", "max_wal_size": "4GB",
             **self._settings,
         }
-        argv = [self._bin / "postgres", "-D", data]
         for name, value in settings.items():
-            argv += ["-c", f"{name}={value}"]
-        self._process = Process(argv, self.folder.parent / f"{self.folder.name}.log", user=self._user)
-        eventually(lambda: self.connect("postgres").close() or True, "PostgreSQL answers", SECONDS_TO_START)
+            self._argv += ["-c", f"{name}={value}"]
+        self.start()
         return self
+
+    def start(self):
+        self._process = Process(self._argv, self.folder.parent / f"{self.folder.name}.log", user=self._user)
+        eventually(lambda: self.connect("postgres").close() or True, "PostgreSQL answers", SECONDS_TO_START)
+
+    def crash(self):
+        """All of PostgreSQL ends at once, without a checkpoint; the next start recovers from the write-ahead log."""
+        self._process.end(signal.SIGQUIT)
 
     def __exit__(self, *_):
         if self._process:

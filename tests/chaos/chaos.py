@@ -3,9 +3,10 @@
 
     tests/chaos/chaos.py [--seconds 45] [--seed N] [--buyers 32]
 
-Each of the six contexts and nats-server is killed at least once, and the whole JetStream store deleted at least once; then more of the
-same at random until the time is up. The seed decides victims, how long they stay down, and what buyers do. Exit code 0: nothing was
-lost, doubled or stuck, the ledger sums to zero, stock adds up and views equal their sources.
+Each of the six contexts and nats-server is killed at least once, all of them together once, PostgreSQL crashed once, and the whole
+JetStream store deleted once; then more of the same at random, sometimes two at a time, until the time is up. The seed decides victims,
+how long they stay down, and what buyers do. Exit code 0: nothing was lost, doubled or stuck, the ledger sums to zero, stock adds up and
+views equal their sources.
 """
 
 import argparse
@@ -67,18 +68,47 @@ class Load:
             return [json.loads(line) for line in lines]
 
 
+EVERYTHING = "everything"
+WIPE = "the JetStream store"
+FREEZE = "a frozen context"
+POSTGRES = "PostgreSQL"
+VICTIMS = [*CONTEXTS, "nats", WIPE, EVERYTHING, POSTGRES, FREEZE]
+
+
+def last(seconds):
+    """How long a fault lasts is part of the fault: this waits for nothing else."""
+    until = time.monotonic() + seconds
+    eventually(lambda: time.monotonic() >= until, "the fault has lasted", seconds + 10)
+
+
 def strike(house, victim, random_, say):
-    """Kills the victim, leaves it down for up to a second, and brings it back."""
+    """Hurts the victim, leaves it so for up to a second, and brings it back."""
     down_s = random_.choice([0, 0.05, 0.2, 0.5, 1.0])
-    if victim == "bus wiped":
+    if victim == WIPE:
         say("delete the whole JetStream store")
         house.wipe_bus()
-        return
-    say(f"kill -9 {victim}, down {down_s:.2f} s")
-    house.kill(victim)
-    until = time.monotonic() + down_s  # part of the fault, not a wait for something
-    eventually(lambda: time.monotonic() >= until, "the fault has lasted", 10)
-    house.start(victim)
+    elif victim == POSTGRES:
+        say(f"crash PostgreSQL, down {down_s:.2f} s")
+        house.cluster.crash()
+        last(down_s)
+        house.cluster.start()
+    elif victim == FREEZE:
+        context = random_.choice(CONTEXTS)
+        say(f"freeze {context} for {3 * down_s:.2f} s")
+        with house.frozen(context):
+            last(3 * down_s)
+    else:
+        victims = [*CONTEXTS, "nats"] if victim == EVERYTHING else [victim]
+        if victim != EVERYTHING and random_.random() < 0.3:
+            victims.append(random_.choice([it for it in (*CONTEXTS, "nats") if it != victim]))
+        say(f"kill -9 {', '.join(victims)}, down {down_s:.2f} s")
+        for name in victims:
+            house.kill(name)
+        last(down_s)
+        for name in random_.sample(victims, len(victims)):
+            house.launch(name)
+        for name in victims:
+            house.wait_ready(name)
 
 
 def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print):
@@ -94,11 +124,11 @@ def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print):
         try:
             load.wait_for(50)
             started = time.monotonic()
-            victims = [*CONTEXTS, "nats", "bus wiped"]
+            victims = list(VICTIMS)
             random_.shuffle(victims)
             strikes = 0
             while victims or time.monotonic() - started < seconds:
-                victim = victims.pop() if victims else random_.choice([*CONTEXTS, "nats", "bus wiped"])
+                victim = victims.pop() if victims else random_.choice(VICTIMS)
                 before = load.placed
                 strike(house, victim, random_, say)
                 strikes += 1
