@@ -387,7 +387,7 @@ class NatsBus::Impl {
   absl::Status PublishCore(absl::string_view subject, absl::string_view body) {
     if (!IsSubject(subject))
       return absl::InvalidArgumentError(absl::StrCat("not a subject: '", subject, "'"));
-    if (!connected()) return absl::UnavailableError("not connected to NATS");
+    if (!up_) return absl::UnavailableError("not connected to NATS");
     Sender::Item item;
     item.message.subject = std::string(subject);
     item.message.body = std::string(body);
@@ -421,6 +421,24 @@ class NatsBus::Impl {
   }
 
   bool connected() const { return ready_.load(std::memory_order_acquire); }
+
+  void StopConsuming() {
+    std::shared_ptr<Link> link;
+    {
+      std::lock_guard<std::mutex> lock(mu_);
+      link = link_;
+    }
+    stop_consuming_ = true;
+    if (link == nullptr) return;
+    std::lock_guard<std::mutex> lock(link->subscribe_mu);  // the handles stay until it is released
+    for (const auto& [consumer, handle] : link->consumers) {
+      if (handle != nullptr) natsSubscription_Drain(handle);
+    }
+    constexpr int64_t kDrainTimeout_ms = 1000;
+    for (const auto& [consumer, handle] : link->consumers) {
+      if (handle != nullptr) natsSubscription_WaitForDrainCompletion(handle, kDrainTimeout_ms);
+    }
+  }
 
   void Close() {
     std::lock_guard<std::mutex> close_lock(close_mu_);  // a second caller waits for the first
@@ -619,12 +637,14 @@ class NatsBus::Impl {
 
   static void OnConnected(natsConnection*, void* closure) {
     Impl* impl = static_cast<Link*>(closure)->impl;
+    impl->up_ = true;
     impl->WakeKeeper();
   }
 
   static void OnDisconnected(natsConnection*, void* closure) {
     Impl* impl = static_cast<Link*>(closure)->impl;
     impl->ready_ = false;
+    impl->up_ = false;
     if (!impl->closing_) LogWarning("connection to NATS lost", {{"bus", impl->options_.name}});
     impl->FailInFlight();
     impl->WakeKeeper();
@@ -634,6 +654,7 @@ class NatsBus::Impl {
     Link* link = static_cast<Link*>(closure);
     Impl* impl = link->impl;
     impl->ready_ = false;
+    impl->up_ = false;
     impl->FailInFlight();
     {
       // Notified under the lock: whoever waits for `gone` may destroy the bus right after.
@@ -707,6 +728,7 @@ class NatsBus::Impl {
         again_soon = false;
         continue;
       }
+      up_ = true;
       bool streams_changed = false;
       const absl::Status status = Verify(*link, serial, &streams_changed);
       const bool same = Serial(*link) == serial;
@@ -944,7 +966,7 @@ class NatsBus::Impl {
   absl::Status SubscribeConsumer(Link& link, const std::shared_ptr<Consumer>& consumer,
                                  const std::string& deliver_subject) {
     std::lock_guard<std::mutex> lock(link.subscribe_mu);
-    if (link.closing) return absl::CancelledError("closing");
+    if (link.closing || stop_consuming_) return absl::CancelledError("closing");
     natsSubscription*& handle = link.consumers[consumer.get()];
     if (consumer->deliver_subject != deliver_subject) {
       // Another life of the stream: what was delivered before cannot be acked any more.
@@ -1242,8 +1264,10 @@ class NatsBus::Impl {
   const std::shared_ptr<Sender> sender_;
   std::string ack_inbox_;
   Counters counters_;
-  std::atomic<bool> ready_{false};
+  std::atomic<bool> up_{false};     // there is a connection
+  std::atomic<bool> ready_{false};  // and streams and consumers stand
   std::atomic<bool> closing_{false};
+  std::atomic<bool> stop_consuming_{false};
   std::atomic<int64_t> next_look_{0};
 
   std::mutex mu_;
@@ -1291,6 +1315,8 @@ absl::StatusOr<std::string> NatsBus::Request(absl::string_view subject, absl::st
 }
 void NatsBus::OnConnect(std::function<void()> callback) { impl_->OnConnect(std::move(callback)); }
 bool NatsBus::connected() const { return impl_->connected(); }
+void NatsBus::StopConsuming() { impl_->StopConsuming(); }
+
 void NatsBus::Close() { impl_->Close(); }
 BusStats NatsBus::stats() const { return impl_->stats(); }
 

@@ -159,6 +159,11 @@ class Bus {
   // Whether messages flow now, as far as is known (a silent server is noticed after ~10 s).
   virtual bool connected() const = 0;
 
+  // Takes no further deliveries, hands those that have come to their handlers, and returns then (or
+  // after a second); the rest goes to other processes at once. Acks and publishes go on until
+  // Close. For a drain: without it, what is on its way to us comes again only after ack_wait.
+  virtual void StopConsuming() {}
+
   // Ends everything: no callback runs after it has returned; pending publishes end with CANCELLED.
   // Idempotent.
   virtual void Close() = 0;
@@ -215,6 +220,7 @@ class NatsBus : public Bus {
                                       absl::Duration timeout) override;
   void OnConnect(std::function<void()> callback) override;
   bool connected() const override;
+  void StopConsuming() override;
   void Close() override;
 
   BusStats stats() const;

@@ -410,6 +410,7 @@ bool ContextServer::Drain(absl::Duration timeout) {
   c.draining = true;
   c.UpdateReadiness();
   c.EndWatches();
+  c.bus->StopConsuming();
   bool clean = c.loop->Drain(timeout);
   clean &= c.relay->Flush(std::max(absl::Milliseconds(100), deadline - absl::Now()));
   {

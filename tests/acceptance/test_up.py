@@ -291,3 +291,21 @@ def test_an_audit_sees_what_is_wrong(running):
             connection.execute(f"INSERT INTO {table} SELECT * FROM kept ON CONFLICT DO NOTHING")
         assert code == 1 and re.search(expected, out), f"{statement}\n{out}"
     assert audit()[0] == 0
+
+
+def test_a_roll_out_under_load_fails_nothing_and_leaves_nothing_to_time_out(running):
+    """Each context is ended with SIGTERM and comes back: callers repeat what was refused, and no message waits for its AckWait (30 s)."""
+    load = subprocess.Popen(
+        [gaekju_binary(), "load", f"--data={running.data}", "--seconds=10", "--clients=32", "--warmup=50", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = time.monotonic()
+    for context in CONTEXTS:
+        before = running.state()["contexts"][context]["pid"]
+        os.kill(before, signal.SIGTERM)
+        eventually(lambda: running.state()["contexts"][context]["pid"] not in (0, before)
+                   and running.state()["contexts"][context]["ready"], f"{context} serves again", 30)
+    out, err = load.communicate(timeout=120)
+    assert load.returncode == 0, err
+    result = json.loads(out)
+    assert result["failed"] == 0 and result["finished"] == result["acked"] and result["verified"] == "yes"
+    assert time.monotonic() - started < 30, err
