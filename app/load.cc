@@ -11,8 +11,10 @@
 #include <iostream>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/flags/declare.h"
@@ -110,6 +112,21 @@ class Work {
   std::deque<std::function<void()>> jobs_;
 };
 
+// Whether the answer leaves open what happened, so that the same may be asked again.
+bool IsUnknown(int code) {
+  switch (code) {
+    case google::rpc::UNAVAILABLE:
+    case google::rpc::DEADLINE_EXCEEDED:
+    case google::rpc::UNKNOWN:
+    case google::rpc::CANCELLED:
+    case google::rpc::INTERNAL:
+    case google::rpc::RESOURCE_EXHAUSTED:
+      return true;
+    default:
+      return false;
+  }
+}
+
 double Percentile(std::vector<int64_t>& sorted_us, double q) {
   if (sorted_us.empty()) return 0;
   const size_t i = std::min(sorted_us.size() - 1,
@@ -186,38 +203,52 @@ absl::Status Load::FindStorefronts() {
 
 absl::Status Load::CreateProducts() {
   const int count = absl::GetFlag(FLAGS_hot) ? 1 : absl::GetFlag(FLAGS_products);
-  std::atomic<int> left{count};
+  for (int i = 0; i < count; ++i) products_.push_back(absl::StrCat("load-", run_, "-", i));
+  constexpr int kInFlightMax = 256;
   std::mutex mutex;
-  std::condition_variable done;
-  std::string error;
+  std::condition_variable ended;
   int in_flight = 0;
-  for (int i = 0; i < count; ++i) {
-    products_.push_back(absl::StrCat("load-", run_, "-", i));
-    catalog::v1::CreateProductRequest request;
-    request.set_product_id(products_.back());
-    request.set_display_name(absl::StrCat("Load ", i));
-    request.mutable_unit_price()->set_currency_code(absl::GetFlag(FLAGS_currency));
-    request.mutable_unit_price()->set_minor_units((i % 100 + 1) * 100);
-    request.set_available_count(absl::GetFlag(FLAGS_stock));
-    {
-      std::unique_lock lock(mutex);
-      done.wait(lock, [&] { return in_flight < 256; });
-      ++in_flight;
+  std::vector<int> again;
+  google::rpc::Status failure;
+  std::vector<int> left(static_cast<size_t>(count));
+  std::iota(left.begin(), left.end(), 0);
+  // Idempotent by their ids: what nobody answered is asked again.
+  const absl::Time deadline = absl::Now() + absl::GetFlag(FLAGS_retry_for);
+  for (;;) {
+    for (int i : left) {
+      catalog::v1::CreateProductRequest request;
+      request.set_product_id(products_[static_cast<size_t>(i)]);
+      request.set_display_name(absl::StrCat("Load ", i));
+      request.mutable_unit_price()->set_currency_code(absl::GetFlag(FLAGS_currency));
+      request.mutable_unit_price()->set_minor_units((i % 100 + 1) * 100);
+      request.set_available_count(absl::GetFlag(FLAGS_stock));
+      {
+        std::unique_lock lock(mutex);
+        ended.wait(lock, [&] { return in_flight < kInFlightMax; });
+        ++in_flight;
+      }
+      caller_.Start("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", request,
+                    absl::GetFlag(FLAGS_call_deadline), [&, i](runtime::UnaryResult result) {
+                      std::lock_guard lock(mutex);
+                      if (result.status.code() != 0) {
+                        failure = result.status;
+                        again.push_back(i);
+                      }
+                      --in_flight;
+                      ended.notify_all();
+                    });
     }
-    caller_.Start("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", request,
-                  absl::Seconds(20), [&](runtime::UnaryResult result) {
-                    std::lock_guard lock(mutex);
-                    if (result.status.code() != 0 && error.empty())
-                      error = DescribeRpcStatus(result.status);
-                    --in_flight;
-                    done.notify_all();
-                  });
+    std::unique_lock lock(mutex);
+    ended.wait(lock, [&] { return in_flight == 0; });
+    if (again.empty()) return absl::OkStatus();
+    if (!IsUnknown(failure.code()) || absl::Now() > deadline) {
+      return absl::UnavailableError(
+          absl::StrCat("the products cannot be created: ", DescribeRpcStatus(failure)));
+    }
+    left = std::exchange(again, {});
+    lock.unlock();
+    absl::SleepFor(absl::Milliseconds(200));
   }
-  std::unique_lock lock(mutex);
-  done.wait(lock, [&] { return in_flight == 0; });
-  if (!error.empty())
-    return absl::UnavailableError(absl::StrCat("the products cannot be created: ", error));
-  return absl::OkStatus();
 }
 
 bool Load::MorePlaces() const {
@@ -288,9 +319,7 @@ void Load::Placed(std::shared_ptr<Attempted> order, runtime::UnaryResult result)
     return PlaceNext();
   }
   // Nobody knows whether it worked: the same request again says it, and never makes two orders.
-  const bool unknown = code == google::rpc::UNAVAILABLE || code == google::rpc::DEADLINE_EXCEEDED ||
-                       code == google::rpc::UNKNOWN || code == google::rpc::CANCELLED ||
-                       code == google::rpc::INTERNAL || code == google::rpc::RESOURCE_EXHAUSTED;
+  const bool unknown = IsUnknown(code);
   if (unknown && now - order->start < absl::GetFlag(FLAGS_retry_for)) {
     ++retried_;
     // A pause without a thread: a call that ends at once would otherwise spin.
