@@ -94,6 +94,7 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
   std::condition_variable publish_wake, keep_wake, idle;
   bool started = false, stopping = false;
   bool is_checked = false;    // the streams were compared since the last connect; until then nothing is published
+  bool was_checked = false;   // at least once
   int64_t check_requests = 0;  // grows whenever a comparison is due
   int64_t generation = 0;     // grows with each going back; acknowledgements of earlier ones do not count
   int64_t epoch = 0;
@@ -338,42 +339,52 @@ bool Relay::Core::KeeperConnected() {
 
 // Compares the streams with what they had acknowledged, and goes back when they have lost something.
 absl::Status Relay::Core::Compare() {
-  int64_t requests;
+  // In this order: what we know, what the other relays know, what the streams have. A stream only grows meanwhile, unless it loses
+  // something; the other way round, its growth would look like a loss.
+  int64_t requests, of_epoch;
+  Positions remembered;
+  std::map<std::string, int64_t> twice;
   {
     std::lock_guard<std::mutex> lock(mutex);
     requests = check_requests;
+    of_epoch = epoch;
+    remembered = positions;
+    twice = lost_after;
+  }
+  pg->Add("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+  pg->Add("SELECT epoch FROM relay_epoch");
+  pg->Add("SELECT stream, created_ns, last_seq FROM relay_stream");
+  pg->Add("COMMIT");
+  auto results = pg->Run();
+  if (!results.ok()) {
+    if (pg->ok()) (void)pg->Query("ROLLBACK");
+    return results.status();
+  }
+  if ((*results)[1].rows() != 1) return absl::InternalError("relay_epoch has no row");
+  const int64_t stored_epoch = (*results)[1].Int(0, 0);
+  Positions known;
+  const PgResult& stored = (*results)[2];
+  for (int i = 0; i < stored.rows(); ++i) {
+    known[std::string(stored.Bytes(i, 0))] = {stored.Int(i, 1), stored.Int(i, 2)};
   }
   auto streams = bus->Streams();
   if (!streams.ok()) return streams.status();
-  pg->Add("SELECT epoch FROM relay_epoch");
-  pg->Add("SELECT stream, created_ns, last_seq FROM relay_stream");
-  auto results = pg->Run();
-  if (!results.ok()) return results.status();
-  if ((*results)[0].rows() != 1) return absl::InternalError("relay_epoch has no row");
-  const int64_t stored_epoch = (*results)[0].Int(0, 0);
-  Positions known;
-  for (int i = 0; i < (*results)[1].rows(); ++i) {
-    known[std::string((*results)[1].Bytes(i, 0))] = {(*results)[1].Int(i, 1), (*results)[1].Int(i, 2)};
-  }
   std::string why;
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    for (const auto& [stream, position] : positions) {
-      // Who went back knows better than our memory.
-      if (position.last_seq == 0 || stored_epoch != epoch) continue;
-      Position& merged = known[stream];
-      if (merged.created_ns == position.created_ns) {
-        merged.last_seq = std::max(merged.last_seq, position.last_seq);
-      } else {
-        merged = position;
-      }
+  for (const auto& [stream, position] : remembered) {
+    // Who went back knows better than our memory.
+    if (position.last_seq == 0 || stored_epoch != of_epoch) continue;
+    Position& merged = known[stream];
+    if (merged.created_ns == position.created_ns) {
+      merged.last_seq = std::max(merged.last_seq, position.last_seq);
+    } else {
+      merged = position;
     }
-    for (StreamState& state : *streams) {
-      const auto lost = lost_after.find(state.name);
-      if (lost == lost_after.end()) continue;
-      absl::StrAppend(&why, why.empty() ? "" : "; ", state.name, " gave out sequence ", lost->second + 1, " twice");
-      state.last_seq = std::min(state.last_seq, static_cast<uint64_t>(lost->second));
-    }
+  }
+  for (StreamState& state : *streams) {
+    const auto lost = twice.find(state.name);
+    if (lost == twice.end()) continue;
+    absl::StrAppend(&why, why.empty() ? "" : "; ", state.name, " gave out sequence ", lost->second + 1, " twice");
+    state.last_seq = std::min(state.last_seq, static_cast<uint64_t>(lost->second));
   }
   for (const auto& [name, position] : known) {
     if (position.last_seq == 0) continue;
@@ -402,7 +413,7 @@ absl::Status Relay::Core::Compare() {
     std::map<int64_t, int64_t> published;
     for (int i = 0; i < cursors->rows(); ++i) published[cursors->Int(i, 0)] = cursors->Int(i, 1);
     std::lock_guard<std::mutex> lock(mutex);
-    if (epoch != 0 || generation != 0) Tell(absl::StrCat("epoch ", stored_epoch, ": another relay went back"));
+    if (was_checked) Tell(absl::StrCat("epoch ", stored_epoch, ": another relay went back"));
     Adopt(stored_epoch, published);
   }
   std::lock_guard<std::mutex> lock(mutex);
@@ -416,6 +427,7 @@ absl::Status Relay::Core::Compare() {
     }
   }
   takeover_at = Clock::time_point();
+  was_checked = true;
   // A request that came meanwhile is about what we may not have seen.
   is_checked = requests == check_requests;
   publish_wake.notify_all();
