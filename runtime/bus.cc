@@ -1138,7 +1138,9 @@ class NatsBus::Impl {
         if (sender.slots.empty()) {
           sender.wake.wait(lock, ready);
         } else {
-          sender.wake.wait_until(lock, sender.slots.front().deadline, ready);
+          // A copy: the slot may be gone before the wait ends.
+          const Clock::time_point deadline = sender.slots.front().deadline;
+          sender.wake.wait_until(lock, deadline, ready);
         }
         batch.swap(sender.queue);
         sender.recheck = false;
