@@ -176,8 +176,11 @@ TEST_F(DeliveryTest, BadRequestsNameTheField) {
     EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
     EXPECT_EQ(FieldOf(answer), c.field);
   }
-  EXPECT_EQ(FieldOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED, "o1"))), "delivery_id");
-  EXPECT_EQ(FieldOf(deliveries_.Call(Receive("", ""))), "delivery_id");
+  for (const Answer& answer : {deliveries_.Call(Progress(Delivery::STATE_DELIVERED, "o1")),
+                               deliveries_.Call(Receive("", ""))}) {
+    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT);
+    EXPECT_EQ(FieldOf(answer), "delivery_id");
+  }
   for (const auto state :
        {Delivery::STATE_UNSPECIFIED, Delivery::STATE_STARTED, Delivery::STATE_RECEIVED,
         Delivery::STATE_CANCELLED, Delivery::STATE_RETURNING, static_cast<Delivery::State>(9)}) {

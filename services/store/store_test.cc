@@ -387,8 +387,10 @@ TEST_F(StoreTest, OwnersRequestsByState) {
 
 TEST_F(StoreTest, BadIdsOfAcceptancesAreRefused) {
   for (const char* id : {"", "o1", "a/b/c"}) {
-    EXPECT_EQ(FieldOf(store_.Call(Say(true, id))), "acceptance_id") << id;
-    EXPECT_EQ(FieldOf(store_.Call(Confirm(id))), "acceptance_id") << id;
+    for (const Answer& answer : {store_.Call(Say(true, id)), store_.Call(Confirm(id))}) {
+      EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << id;
+      EXPECT_EQ(FieldOf(answer), "acceptance_id") << id;
+    }
   }
 }
 
