@@ -39,6 +39,11 @@ endif()
 
 add_custom_target(unit_tests)
 
+if(GAEKJU_SANITIZE STREQUAL "thread")
+  add_library(gaekju_tsan OBJECT ${CMAKE_SOURCE_DIR}/cmake/tsan_libraries.cc)
+  target_link_libraries(gaekju_tsan PUBLIC absl::status absl::synchronization)
+endif()
+
 # ---------------------------------------------------------------- precompiled headers
 # One target compiles each; the others reuse it. Include what you use all the same: the purity test reads the sources,
 # and a build without precompiled headers (-DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON) must pass.
@@ -239,6 +244,10 @@ function(gaekju_target name scope pure pch deps)
       set(pch gaekju_pch_shell)
     endif()
     target_link_libraries(${name} PRIVATE Threads::Threads)
+    get_target_property(type ${name} TYPE)
+    if(type STREQUAL "EXECUTABLE" AND TARGET gaekju_tsan)
+      target_link_libraries(${name} PRIVATE gaekju_tsan)
+    endif()
     target_precompile_headers(${name} REUSE_FROM ${pch})
   endif()
 endfunction()
