@@ -23,16 +23,28 @@ struct Settlement {
 
 }  // namespace
 
-Intake::Intake(Options options, TurnLoop* loop, Bus* bus) : options_(std::move(options)), loop_(loop), bus_(bus) {}
+struct Intake::Shared {
+  // Publishes the dead letter, then acks.
+  void Bury(const BusDelivery& delivery, const std::string& reason);
 
-void Intake::Bury(const BusDelivery& delivery, const std::string& reason) {
-  ++dead_count_;
-  if (options_.dead) {
-    options_.dead(absl::StrCat(delivery.stream, "/", delivery.stream_seq, " ", delivery.subject), reason);
+  const Options options;
+  Bus* const bus;
+  std::atomic<int64_t> dead_count{0};
+};
+
+Intake::Intake(Options options, TurnLoop* loop, Bus* bus)
+    : shared_(new Shared{std::move(options), bus}), loop_(loop) {}
+
+int64_t Intake::dead_count() const { return shared_->dead_count; }
+
+void Intake::Shared::Bury(const BusDelivery& delivery, const std::string& reason) {
+  ++dead_count;
+  if (options.dead) {
+    options.dead(absl::StrCat(delivery.stream, "/", delivery.stream_seq, " ", delivery.subject), reason);
   }
   // Acked only when the dead letter is stored; until then it comes again.
-  bus_->Publish(DeadLetter(delivery, options_.context, reason),
-                [delivery, delay = options_.nak_delay](absl::StatusOr<uint64_t> stored) {
+  bus->Publish(DeadLetter(delivery, options.context, reason),
+                [delivery, delay = options.nak_delay](absl::StatusOr<uint64_t> stored) {
                   if (stored.ok() || stored.status().code() == absl::StatusCode::kInvalidArgument) {
                     delivery.Ack();
                   } else {
@@ -43,14 +55,14 @@ void Intake::Bury(const BusDelivery& delivery, const std::string& reason) {
 
 void Intake::Take(BusDelivery delivery) {
   auto envelopes = DecodeMessage(delivery.subject, delivery.headers, delivery.body);
-  if (!envelopes.ok()) return Bury(delivery, std::string(envelopes.status().message()));
+  if (!envelopes.ok()) return shared_->Bury(delivery, std::string(envelopes.status().message()));
   if (envelopes->empty()) return delivery.Ack();
 
   auto settlement = std::make_shared<Settlement>();
   settlement->delivery = std::move(delivery);
   // One more than the envelopes: nothing is settled before all of them were submitted.
   settlement->open = static_cast<int>(envelopes->size()) + 1;
-  const auto settled = [this, settlement](absl::Status status) {
+  const auto settled = [shared = shared_, settlement](absl::Status status) {
     if (!status.ok()) {
       std::lock_guard<std::mutex> lock(settlement->mutex);
       if (status.code() != absl::StatusCode::kInvalidArgument) {
@@ -61,8 +73,8 @@ void Intake::Take(BusDelivery delivery) {
     }
     if (--settlement->open > 0) return;
     // Whoever comes last is alone. An envelope that was not processed brings the whole message again; handlers are idempotent.
-    if (settlement->again) return settlement->delivery.Nak(options_.nak_delay);
-    if (!settlement->dead_reason.empty()) return Bury(settlement->delivery, settlement->dead_reason);
+    if (settlement->again) return settlement->delivery.Nak(shared->options.nak_delay);
+    if (!settlement->dead_reason.empty()) return shared->Bury(settlement->delivery, settlement->dead_reason);
     settlement->delivery.Ack();
   };
   for (DecodedEnvelope& decoded : *envelopes) Submit(std::move(decoded), settled);
@@ -87,13 +99,13 @@ void Intake::Submit(DecodedEnvelope decoded, std::function<void(absl::Status)> s
   if (handler == nullptr) {
     // Sources publish events of which a context needs only some.
     if (!is_command) return settled(absl::OkStatus());
-    return settled(absl::InvalidArgumentError(absl::StrCat(options_.context, " does not know ", envelope.type)));
+    return settled(absl::InvalidArgumentError(absl::StrCat(shared_->options.context, " does not know ", envelope.type)));
   }
   std::unique_ptr<google::protobuf::Message> message(handler->request().New());
   if (!message->ParseFromString(envelope.payload)) {
     return settled(absl::InvalidArgumentError(absl::StrCat("the payload is no ", message->GetTypeName())));
   }
-  if (options_.make_uuid) caller.request_uuid = options_.make_uuid();
+  if (shared_->options.make_uuid) caller.request_uuid = shared_->options.make_uuid();
   if (is_command) {
     caller.reply_to = std::move(envelope.reply_to);
     loop_->Submit(Command{handler, std::move(message), std::move(caller), std::move(envelope.order_id),

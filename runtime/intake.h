@@ -6,13 +6,13 @@
 // A message may carry many envelopes; it is acked when each has been committed. What can never work (undecodable, unknown type, refused
 // by its decider as an event) goes to the subject gaekju.dead.<context> with the reason, and is acked once that is stored.
 //
-// Lives until the loop and the bus are closed. Thread-safe. Take returns at once.
+// The bus outlives the loop. Thread-safe. Take returns at once.
 #ifndef GAEKJU_RUNTIME_INTAKE_H_
 #define GAEKJU_RUNTIME_INTAKE_H_
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "absl/time/time.h"
@@ -36,17 +36,14 @@ class Intake {
 
   void Take(BusDelivery delivery);
 
-  int64_t dead_count() const { return dead_count_; }
+  int64_t dead_count() const;
 
  private:
+  struct Shared;
   void Submit(DecodedEnvelope decoded, std::function<void(absl::Status)> settled);
-  // Publishes the dead letter, then acks.
-  void Bury(const BusDelivery& delivery, const std::string& reason);
 
-  const Options options_;
+  const std::shared_ptr<Shared> shared_;  // with the items on their way, which may outlive this
   TurnLoop* const loop_;
-  Bus* const bus_;
-  std::atomic<int64_t> dead_count_{0};
 };
 
 }  // namespace gaekju::runtime
