@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -89,8 +89,9 @@ struct Flight {
   Breaker::Ticket ticket = 0;
   MethodMetrics* metrics = nullptr;
   int64_t started_us = 0;
+  bool ended = false;  // guarded by the peer's mutex: the context is going, or has gone
   std::string path;
-  grpc::ClientContext context;
+  std::optional<grpc::ClientContext> context{std::in_place};
   grpc::ByteBuffer request, response;
   std::function<void(UnaryResult)> done;
 };
@@ -206,7 +207,9 @@ RpcClient::~RpcClient() {
   for (auto& [name, peer] : impl_->peers) {
     absl::MutexLock peer_lock(&peer->mutex);
     peer->closing = true;
-    for (Flight* flight = peer->flights; flight != nullptr; flight = flight->next) flight->context.TryCancel();
+    for (Flight* flight = peer->flights; flight != nullptr; flight = flight->next) {
+      if (!flight->ended) flight->context->TryCancel();
+    }
   }
   for (auto& [name, peer] : impl_->peers) {
     Peer* p = peer.get();
@@ -246,13 +249,13 @@ void RpcClient::Unary(UnaryCall call, std::function<void(UnaryResult)> done) {
   flight->started_us = SteadyUs();
   flight->done = std::move(done);
   const int64_t timeout_us = call.timeout_us > 0 ? call.timeout_us : impl_->options.timeout_us_default;
-  flight->context.set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(timeout_us));
-  flight->context.set_wait_for_ready(false);
-  if (!call.traceparent.empty()) flight->context.AddMetadata("traceparent", call.traceparent);
+  flight->context->set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(timeout_us));
+  flight->context->set_wait_for_ready(false);
+  if (!call.traceparent.empty()) flight->context->AddMetadata("traceparent", call.traceparent);
   flight->request = ToByteBuffer(std::move(call.payload));
 
   Flight* f = flight.release();  // until its callback
-  peer->stub.UnaryCall(&f->context, f->path, grpc::StubOptions(), &f->request, &f->response, [f](grpc::Status status) {
+  peer->stub.UnaryCall(&*f->context, f->path, grpc::StubOptions(), &f->request, &f->response, [f](grpc::Status status) {
     Peer* peer = f->peer;
     const int64_t now_us = SteadyUs();
     f->metrics->Ended(status.error_code(), static_cast<double>(now_us - f->started_us) * 1e-6);
@@ -260,7 +263,7 @@ void RpcClient::Unary(UnaryCall call, std::function<void(UnaryResult)> done) {
     result.status = FromGrpc(status);
     if (status.ok()) {
       result.payload = ToString(f->response);
-      const auto& trailers = f->context.GetServerTrailingMetadata();
+      const auto& trailers = f->context->GetServerTrailingMetadata();
       const auto it = trailers.find("gaekju-outcome");
       result.pending = it != trailers.end() && it->second == "pending";
     }
@@ -270,18 +273,21 @@ void RpcClient::Unary(UnaryCall call, std::function<void(UnaryResult)> done) {
       // What our own destructor cancels says nothing about the peer.
       peer->breaker.Ended(f->ticket, peer->closing || Reached(status.error_code()), now_us);
       peer->Changed(before);
+      f->ended = true;
     }
     f->done(std::move(result));
     f->done = nullptr;
+    // The context holds the channel. Were it the last to do so, the channel's end would stop the very threads that run this callback, which
+    // gRPC cannot do (grpc/grpc#32584: it crashes before 1.54). So it goes while the destructor still waits for us.
+    f->context.reset();
     {
-      // Last of all: the destructor waits for the list to be empty. The flight goes while that still waits, because its context
-      // holds the channel: were ours the last reference, gRPC would join this thread from itself and free its queue under it.
+      // Last of all: the destructor waits for the list to be empty.
       absl::MutexLock lock(&peer->mutex);
       if (f->previous != nullptr) f->previous->next = f->next;
       if (f->next != nullptr) f->next->previous = f->previous;
       if (peer->flights == f) peer->flights = f->next;
-      delete f;
     }
+    delete f;
   });
 }
 
