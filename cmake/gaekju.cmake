@@ -114,6 +114,19 @@ function(gaekju_proto)
     list(APPEND files ${file})
   endforeach()
 
+  # gRPC serves its health service without Protobuf, so reflection would list it and not be able to describe it. Its contract comes
+  # as a descriptor from PyPI's grpcio-health-checking, which has no .proto.
+  set(health ${GAEKJU_GENERATED_DIR}/grpc_health/v1/health)
+  add_custom_command(
+    OUTPUT ${health}.pb.cc ${health}.pb.h
+    COMMAND ${GAEKJU_PYTHON} ${CMAKE_SOURCE_DIR}/cmake/health_descriptor.py ${GAEKJU_GENERATED_DIR}/health.binpb
+    COMMAND protobuf::protoc --descriptor_set_in=${GAEKJU_GENERATED_DIR}/health.binpb --cpp_out=${GAEKJU_GENERATED_DIR}
+            grpc_health/v1/health.proto
+    DEPENDS ${CMAKE_SOURCE_DIR}/cmake/health_descriptor.py protobuf::protoc
+    COMMENT "protoc grpc.health.v1"
+    VERBATIM)
+  list(APPEND generated ${health}.pb.cc)
+
   # Whole archive: descriptors register themselves when their object file is linked, and nothing else refers to those
   # that are only reached by name (a storefront's "payment.CapturePayment").
   add_library(${arg_NAME}_objects STATIC ${generated})
