@@ -1165,8 +1165,10 @@ class NatsBus::Impl {
       }
       std::shared_ptr<Link> link;
       {
+        // Without a connection nats.c is left alone: it holds its lock while it waits for a server
+        // that does not greet.
         std::lock_guard<std::mutex> lock(mu_);
-        link = link_;
+        if (up_) link = link_;
       }
       std::vector<Sender::Item> settles = std::exchange(held, {});
       for (Sender::Item& item : batch) {
@@ -1207,8 +1209,9 @@ class NatsBus::Impl {
       bad = absl::InvalidArgumentError("not a msg_id");
     }
     if (!bad.ok()) return Finish(std::move(item.done), std::move(bad));
-    if (link == nullptr)
-      return Finish(std::move(item.done), absl::UnavailableError("not connected to NATS yet"));
+    if (link == nullptr || !up_) {
+      return Finish(std::move(item.done), absl::UnavailableError("not connected to NATS"));
+    }
 
     uint64_t id;
     {
@@ -1232,6 +1235,7 @@ class NatsBus::Impl {
     }
     if (s == NATS_OK) s = natsConnection_PublishMsg(link->nc, raw);
     if (s == NATS_OK) return;
+    if (s != NATS_MAX_PAYLOAD) NoteBroken();
     PublishDone done;
     {
       std::lock_guard<std::mutex> lock(sender_->mu);
@@ -1242,11 +1246,17 @@ class NatsBus::Impl {
            s == NATS_MAX_PAYLOAD ? absl::InvalidArgumentError(Text(s)) : Unavailable("publish", s));
   }
 
+  // A write failed: nothing more is tried until there is a connection again.
+  void NoteBroken() {
+    up_ = false;
+    LookSoon();
+  }
+
   // False: not now; it has to wait for the keeper.
   bool Settle(Link* link, uint64_t serial, const Sender::Item& item) {
     const Settlement& settlement = *item.settlement;
     const Consumer& consumer = *settlement.consumer;
-    if (serial == 0 || consumer.verified_serial != serial) return false;
+    if (serial == 0 || !up_ || consumer.verified_serial != serial) return false;
     if (consumer.epoch != settlement.epoch) {
       ++counters_.stale_acks;
       return true;
@@ -1256,6 +1266,7 @@ class NatsBus::Impl {
                               : absl::StrCat("-NAK {\"delay\": ", item.nak_delay_us * 1000, "}");
     if (natsConnection_Publish(link->nc, settlement.reply.c_str(), payload.data(),
                                static_cast<int>(payload.size())) != NATS_OK) {
+      NoteBroken();
       return false;
     }
     ++(item.nak_delay_us < 0 ? counters_.acked : counters_.naked);

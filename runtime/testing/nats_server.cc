@@ -148,6 +148,8 @@ void NatsServer::WipeStore() {
 void NatsServer::Pause() {
   GK_CHECK(running());
   kill(pid_, SIGSTOP);
+  int status = 0;
+  GK_CHECK(waitpid(pid_, &status, WUNTRACED) == pid_ && WIFSTOPPED(status)) << status;
 }
 
 void NatsServer::Resume() {

@@ -34,7 +34,7 @@ class NatsServer {
   void Stop();
   // Deletes everything JetStream has stored. REQUIRES: it is not running.
   void WipeStore();
-  // SIGSTOP and SIGCONT: the connections stay, nothing answers.
+  // SIGSTOP, returns when it has stopped; and SIGCONT: the connections stay, nothing answers.
   void Pause();
   void Resume();
 
