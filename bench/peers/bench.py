@@ -51,8 +51,14 @@ class Result:
     def __init__(self, line, meter, turns=None):
         self.line = line
         self.orders_per_s = float(re.search(r"orders_per_s=([\d.]+)", line).group(1))
+        self.finished = int(re.search(r"finished=(\d+)", line).group(1))
         self.meter = meter
         self.turns = turns or {}
+
+    @property
+    def cpu_ms_per_order(self):
+        """Of everything we started: services, PostgreSQL, nats-server and the load generator with its warm-up and verification."""
+        return 1000 * sum(self.meter.cores.values()) * self.meter.seconds / max(1, self.finished)
 
 
 def micro(cluster, folder, seconds, clients, items):
@@ -214,7 +220,9 @@ def report(results):
     for name, many in results.items():
         rates = [result.orders_per_s for result in many]
         median[name] = statistics.median(rates)
-        print(f"{name:22s} {median[name]:6.0f} orders/s (median of {len(rates)}; {min(rates):.0f}–{max(rates):.0f})")
+        cpu = statistics.median(result.cpu_ms_per_order for result in many)
+        print(f"{name:22s} {median[name]:6.0f} orders/s (median of {len(rates)}; {min(rates):.0f}–{max(rates):.0f}), "
+              f"{cpu:.2f} ms of CPU an order")
     ours = results.get("gaekju 1000 products")
     if ours:
         print("\nwhere the CPU goes (cores, mean of the runs over 1000 products):")
@@ -233,6 +241,8 @@ def report(results):
     if ours and "micro 1000 items" in median:
         best = max(median["micro 1000 items"], median["micro 1 item"])
         print(f"ratio_to_best_peer={median['gaekju 1000 products'] / best:.2f}")
+        cpu = [statistics.median(it.cpu_ms_per_order for it in results[name]) for name in ("micro 1000 items", "gaekju 1000 products")]
+        print(f"cpu_ratio_to_best_peer={cpu[0] / cpu[1]:.2f}")
     if ours:
         print(f"hot_ratio={median['gaekju 1 product'] / median['gaekju 10000 products']:.2f}")
         print(f"mean_turn={requests / turns if turns else 0:.1f}")

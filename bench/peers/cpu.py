@@ -53,7 +53,7 @@ class Meter:
         self._last = {}
         self._stop = threading.Event()
         self.cores = {}
-        self.total = self.other = self.steal = 0.0
+        self.total = self.other = self.steal = self.seconds = 0.0
 
     def _sample(self, count):
         stats = {}
@@ -90,7 +90,7 @@ class Meter:
         self._stop.set()
         self._thread.join()
         self._sample(True)
-        seconds = time.monotonic() - self._started
+        seconds = self.seconds = time.monotonic() - self._started
         after = _machine()
         self.cores = {name: ticks / HERTZ / seconds for name, ticks in self._ticks.most_common()}
         self.total = (after[0] - self._before[0]) / HERTZ / seconds
