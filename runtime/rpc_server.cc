@@ -253,8 +253,8 @@ class UnaryCall final : public internal::ServerCall, public grpc::ServerUnaryRea
   void OnCancel() override { CallerGone(grpc::Status(grpc::StatusCode::CANCELLED, "the caller has gone")); }
   void OnDone() override { Done(); }
   // gRPC asks whether OnDone and OnCancel may run where it stands, without a hop to its executor's thread (which costs a tenth of a call's
-  // time). Once the call has ended both are a few atomics. Not API: without `override`, so that a gRPC that drops it still compiles.
-  bool InternalInlineable() { return ended(); }
+  // time). Once the call has ended both are a few atomics. Not API: a gRPC that drops it needs this line dropped.
+  bool InternalInlineable() override { return ended(); }
 
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const response_;
