@@ -452,6 +452,25 @@ TEST_F(RelayTest, DatabaseRestartStopsNothingForGood) {
   relay.reset();
 }
 
+TEST_F(RelayTest, ADatabaseMadeAnewUsesNoIdOfTheOldOne) {
+  {
+    auto relay = StartRelay();
+    Writer writer(options_.pg);
+    EXPECT_GT(writer.incarnation(), 1600000000);  // a time, in seconds
+    relay->Committed(writer.incarnation(), writer.WriteAndCommit({"old"}));
+    ASSERT_TRUE(relay->Flush(kPatience));
+  }
+  options_.pg.conninfo = Server().CreateDatabase();
+  ASSERT_EQ(Migrate(options_.pg, {{"runtime", RuntimeMigrations()}}), absl::OkStatus());
+  auto relay = StartRelay();
+  // Made a second later than the old one, at the earliest; a test need not wait for that.
+  Int("SELECT setval('outbox_incarnation_number', nextval('outbox_incarnation_number') + 1)");
+  Writer writer(options_.pg);
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit({"new"}));
+  ASSERT_TRUE(relay->Flush(kPatience));
+  EXPECT_THAT(Bodies(), ElementsAre("old", "new"));
+}
+
 TEST_F(RelayTest, MessageThatCanNeverBePublishedHoldsNobodyUp) {
   std::vector<std::string> told;
   std::mutex mutex;
