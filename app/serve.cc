@@ -109,8 +109,7 @@ int RunServe(const std::vector<std::string>& arguments) {
   }
   runtime::RpcServer rpc(runtime::RpcServerOptionsOf(config), &metrics);
   auto client = runtime::RpcClient::Create(runtime::RpcClientOptionsOf(config), &metrics);
-  if (!client.ok())
-    return Fail("serve", client.status().message(), kConfigExitCode);
+  if (!client.ok()) return Fail("serve", client.status().message(), kConfigExitCode);
 
   std::vector<std::unique_ptr<runtime::ContextServer>> servers;
   for (const std::string& name : names) {

@@ -151,6 +151,7 @@ TEST_F(SupervisorTest, ChildDoesNotOutliveItsParent) {
            ReadFile(absl::StrCat("/proc/", child, "/stat")).value_or(" Z ").find(") Z ") !=
                std::string::npos;
   }));
+  kill(child, SIGKILL);
 }
 
 TEST(Process, WhatCannotBeExecutedIsSaid) {

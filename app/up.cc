@@ -193,6 +193,7 @@ absl::Status Up::Prepare() {
   if (absl::Status status = MakeDirectory(data_, 0711); !status.ok()) return status;
   absl::StatusOr<int> lock = LockData(data_);
   if (!lock.ok()) return lock.status();
+  unlink(UpFilePath(data_).c_str());  // of one that was killed: what it says is not so any more
   paths_ = std::make_unique<EmbeddedPaths>(data_);
   if (absl::Status status = MakeDirectory(paths_->log, 0755); !status.ok()) return status;
   absl::StatusOr<std::string> secret = Secret(paths_->secret);

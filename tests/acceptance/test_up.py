@@ -53,7 +53,8 @@ class Up:
         def ready():
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.output()}"
             try:
-                return self.state()["ready"]
+                state = self.state()
+                return state["ready"] and state["pid"] == self.process.pid
             except FileNotFoundError:
                 return False
         deadline = time.monotonic() + SECONDS_TO_START
@@ -243,9 +244,15 @@ def test_nothing_outlives_a_killed_supervisor_and_the_next_one_goes_on():
         up.end(signal.SIGKILL)
         eventually(lambda: not left_behind(data), "nothing is left behind", 20)
 
-        # As after a power cut: a pid file whose number is somebody else's by now.
-        (data / "postgres" / "postmaster.pid").write_text(f"{os.getpid()}\n{data}/postgres\n{int(time.time())}\n1\n\n\n")
-        up = Up(data).wait_ready()
+        # As after a power cut: a pid file whose number is by now that of another process of PostgreSQL's user.
+        owner = ["setpriv", "--reuid=postgres", "--clear-groups", "--regid=postgres"] if os.geteuid() == 0 else []
+        other = subprocess.Popen([*owner, "sleep", "300"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        (data / "postgres" / "postmaster.pid").write_text(f"{other.pid}\n{data}/postgres\n{int(time.time())}\n1\n\n\n")
+        try:
+            up = Up(data).wait_ready()
+        finally:
+            other.kill()
+            other.wait()
         eventually(lambda: up.completed(order_id), "the order goes on", 60)
         assert up.end(signal.SIGINT) == 0
     finally:
