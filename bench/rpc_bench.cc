@@ -1,10 +1,12 @@
-// Unary calls a second through runtime/rpc_server.h and rpc_client.h: what the transport alone costs, without turns or a database.
+// Unary calls a second through runtime/rpc_server.h and rpc_client.h: what the transport alone
+// costs, without turns or a database.
 //
 //   rpc_bench                            # both ends in one process, 3 s
 //   rpc_bench --role=server & rpc_bench --role=client --address=127.0.0.1:50999
 //
-// --answer=inline answers on gRPC's thread; --answer=turn hands the call to one thread that takes whatever waits and answers it all,
-// like a turn loop. Prints one line: calls/s, CPU per call of this process, and the mean size of a turn.
+// --answer=inline answers on gRPC's thread; --answer=turn hands the call to one thread that takes
+// whatever waits and answers it all, like a turn loop. Prints one line: calls/s, CPU per call of
+// this process, and the mean size of a turn.
 #include <sys/resource.h>
 
 #include <atomic>
@@ -28,7 +30,8 @@
 #include "runtime/trace.h"
 
 ABSL_FLAG(std::string, role, "both", "both, server or client.");
-ABSL_FLAG(std::string, address, "127.0.0.1:50999", "Where the server is, for --role=server and client.");
+ABSL_FLAG(std::string, address, "127.0.0.1:50999",
+          "Where the server is, for --role=server and client.");
 ABSL_FLAG(std::string, answer, "inline", "inline or turn.");
 ABSL_FLAG(absl::Duration, time, absl::Seconds(3), "How long to call, or to serve.");
 ABSL_FLAG(int32_t, calls, 256, "Calls in flight.");
@@ -66,7 +69,9 @@ class Turns {
     }
     if (was_empty) wake_.notify_one();
   }
-  double mean() const { return turns_ == 0 ? 0 : static_cast<double>(answered_) / static_cast<double>(turns_); }
+  double mean() const {
+    return turns_ == 0 ? 0 : static_cast<double>(answered_) / static_cast<double>(turns_);
+  }
 
  private:
   void Run() {
@@ -161,16 +166,17 @@ int Main(int argc, char** argv) {
     server = std::make_unique<RpcServer>(options, &metrics);
     payment::v1::CaptureResponse response;
     response.set_payment_id("019a7d3e-5f0a-7c1e-8b1a-0123456789ab/pay");
-    server->AddService(*google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(kService),
-                       [&turns, turn, payload = response.SerializeAsString()](
-                           const google::protobuf::MethodDescriptor&, CallContext, std::unique_ptr<google::protobuf::Message>,
-                           Responder responder) {
-                         if (turn) {
-                           turns.Add(payload, std::move(responder));
-                         } else {
-                           responder.Done(payload);
-                         }
-                       });
+    server->AddService(
+        *google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(kService),
+        [&turns, turn, payload = response.SerializeAsString()](
+            const google::protobuf::MethodDescriptor&, CallContext,
+            std::unique_ptr<google::protobuf::Message>, Responder responder) {
+          if (turn) {
+            turns.Add(payload, std::move(responder));
+          } else {
+            responder.Done(payload);
+          }
+        });
     if (const absl::Status status = server->Start(); !status.ok()) {
       std::cerr << status.message() << "\n";
       return 1;
@@ -193,9 +199,12 @@ int Main(int argc, char** argv) {
     failed = load.failed();
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  std::printf("%s answer=%s calls=%d calls_per_s=%.0f failed=%lld cpu_us_per_call=%.1f mean_turn=%.1f\n", role.c_str(),
-              turn ? "turn" : "inline", absl::GetFlag(FLAGS_calls), static_cast<double>(calls) / seconds,
-              static_cast<long long>(failed), calls == 0 ? 0.0 : (CpuSeconds() - cpu_before) * 1e6 / static_cast<double>(calls), turns.mean());
+  std::printf(
+      "%s answer=%s calls=%d calls_per_s=%.0f failed=%lld cpu_us_per_call=%.1f mean_turn=%.1f\n",
+      role.c_str(), turn ? "turn" : "inline", absl::GetFlag(FLAGS_calls),
+      static_cast<double>(calls) / seconds, static_cast<long long>(failed),
+      calls == 0 ? 0.0 : (CpuSeconds() - cpu_before) * 1e6 / static_cast<double>(calls),
+      turns.mean());
   return failed == 0 && calls > 0 ? 0 : 1;
 }
 

@@ -1,7 +1,8 @@
-// Tells the thread sanitizer what libabsl and libgrpc do between threads. The distribution's are built without it: Abseil's locks
-// wait on futexes and gRPC's queues on atomics that it cannot see, so all that passes through them would look like a race.
-// Linked into every binary of the preset `tsan`, where these definitions stand before the libraries', also for the calls that
-// gRPC makes itself: each calls the library's and says what it means.
+// Tells the thread sanitizer what libabsl and libgrpc do between threads. The distribution's are
+// built without it: Abseil's locks wait on futexes and gRPC's queues on atomics that it cannot see,
+// so all that passes through them would look like a race. Linked into every binary of the preset
+// `tsan`, where these definitions stand before the libraries', also for the calls that gRPC makes
+// itself: each calls the library's and says what it means.
 #include <dlfcn.h>
 #include <grpc/grpc.h>
 #include <sanitizer/tsan_interface.h>
@@ -49,7 +50,8 @@ class Told {
 }  // namespace
 
 #pragma GCC diagnostic ignored "-Wpmf-conversions"
-#define GAEKJU_LIBRARY(own, ...) static const Library<__VA_ARGS__> library(reinterpret_cast<void*>(own))
+#define GAEKJU_LIBRARY(own, ...) \
+  static const Library<__VA_ARGS__> library(reinterpret_cast<void*>(own))
 
 // ---------------------------------------------------------------- Abseil
 namespace absl {
@@ -155,7 +157,8 @@ void Notification::WaitForNotification() const {
   __tsan_acquire(const_cast<Notification*>(this));
 }
 bool Notification::WaitForNotificationWithTimeout(Duration timeout) const {
-  GAEKJU_LIBRARY(&Notification::WaitForNotificationWithTimeout, bool, const Notification*, Duration);
+  GAEKJU_LIBRARY(&Notification::WaitForNotificationWithTimeout, bool, const Notification*,
+                 Duration);
   const bool notified = library(this, timeout);
   if (notified) __tsan_acquire(const_cast<Notification*>(this));
   return notified;
@@ -171,25 +174,31 @@ ABSL_NAMESPACE_END
 }  // namespace absl
 
 // ---------------------------------------------------------------- gRPC
-// What was done before an operation was started, or was ended, is seen by who takes its tag from the queue.
-grpc_call_error grpc_call_start_batch(grpc_call* call, const grpc_op* ops, size_t op_count, void* tag, void* reserved) {
-  GAEKJU_LIBRARY(&grpc_call_start_batch, grpc_call_error, grpc_call*, const grpc_op*, size_t, void*, void*);
+// What was done before an operation was started, or was ended, is seen by who takes its tag from
+// the queue.
+grpc_call_error grpc_call_start_batch(grpc_call* call, const grpc_op* ops, size_t op_count,
+                                      void* tag, void* reserved) {
+  GAEKJU_LIBRARY(&grpc_call_start_batch, grpc_call_error, grpc_call*, const grpc_op*, size_t, void*,
+                 void*);
   __tsan_release(tag);
   return library(call, ops, op_count, tag, reserved);
 }
 
 // Not API; in a gRPC that has it no more, nobody calls it.
 struct grpc_cq_completion;
-void grpc_cq_end_op(grpc_completion_queue* queue, void* tag, absl::Status error, void (*done)(void*, grpc_cq_completion*),
-                    void* done_argument, grpc_cq_completion* storage, bool internal) {
-  GAEKJU_LIBRARY(&grpc_cq_end_op, void, grpc_completion_queue*, void*, absl::Status, void (*)(void*, grpc_cq_completion*), void*,
-                 grpc_cq_completion*, bool);
+void grpc_cq_end_op(grpc_completion_queue* queue, void* tag, absl::Status error,
+                    void (*done)(void*, grpc_cq_completion*), void* done_argument,
+                    grpc_cq_completion* storage, bool internal) {
+  GAEKJU_LIBRARY(&grpc_cq_end_op, void, grpc_completion_queue*, void*, absl::Status,
+                 void (*)(void*, grpc_cq_completion*), void*, grpc_cq_completion*, bool);
   __tsan_release(tag);
   library(queue, tag, error, done, done_argument, storage, internal);
 }
 
-grpc_event grpc_completion_queue_next(grpc_completion_queue* queue, gpr_timespec deadline, void* reserved) {
-  GAEKJU_LIBRARY(&grpc_completion_queue_next, grpc_event, grpc_completion_queue*, gpr_timespec, void*);
+grpc_event grpc_completion_queue_next(grpc_completion_queue* queue, gpr_timespec deadline,
+                                      void* reserved) {
+  GAEKJU_LIBRARY(&grpc_completion_queue_next, grpc_event, grpc_completion_queue*, gpr_timespec,
+                 void*);
   const grpc_event event = library(queue, deadline, reserved);
   if (event.type == GRPC_OP_COMPLETE) __tsan_acquire(event.tag);
   return event;

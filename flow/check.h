@@ -1,4 +1,5 @@
-// check.h: GK_CHECK aborts on our own bugs, in every build. For the outside world (peers, database, bus, files) use absl::Status.
+// check.h: GK_CHECK aborts on our own bugs, in every build. For the outside world (peers, database,
+// bus, files) use absl::Status.
 //
 //   GK_CHECK(version > 0) << "row " << key;
 #ifndef GAEKJU_FLOW_CHECK_H_

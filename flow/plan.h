@@ -1,5 +1,6 @@
-// plan.h: a storefront file as the saga runs it: validated, with every name resolved. Made by flow/storefront.h.
-// Immutable and thread-safe; an order keeps the plan of its storefront's revision for ever.
+// plan.h: a storefront file as the saga runs it: validated, with every name resolved. Made by
+// flow/storefront.h. Immutable and thread-safe; an order keeps the plan of its storefront's
+// revision for ever.
 #ifndef GAEKJU_FLOW_PLAN_H_
 #define GAEKJU_FLOW_PLAN_H_
 
@@ -25,31 +26,32 @@ struct FieldCopy {
 struct PlanStep {
   std::string id;
   bool in_cancel = false;
-  std::string context;           // "payment"
-  std::string method;            // full name
-  std::string undo_method;       // full name; empty: nothing to undo
+  std::string context;      // "payment"
+  std::string method;       // full name
+  std::string undo_method;  // full name; empty: nothing to undo
   const google::protobuf::Descriptor* request = nullptr;
   const google::protobuf::Descriptor* response = nullptr;
-  const google::protobuf::Descriptor* undo_request = nullptr;   // null: nothing to undo
+  const google::protobuf::Descriptor* undo_request = nullptr;  // null: nothing to undo
   const google::protobuf::Descriptor* undo_response = nullptr;
   gaekju::storefront::v1::Via via = gaekju::storefront::v1::VIA_UNSPECIFIED;
-  bool buyer_waits = false;      // GRPC, and after GRPC steps only
+  bool buyer_waits = false;  // GRPC, and after GRPC steps only
   bool fail_on_unavailable = false;
-  int64_t deadline_us = 2000000; // of one attempt over gRPC
-  int64_t expires_after_us = 0;  // 0: never
-  std::vector<int> after;        // indexes in Plan::steps; place after place, cancel after cancel
-  std::vector<int> after_undo;   // only in cancel: indexes in Plan::steps of place steps whose undo comes first
-  std::vector<FieldCopy> copies; // order_id and step_id are not among them
-  std::string constants;         // serialized request with the storefront's constants; merged last
+  int64_t deadline_us = 2000000;  // of one attempt over gRPC
+  int64_t expires_after_us = 0;   // 0: never
+  std::vector<int> after;         // indexes in Plan::steps; place after place, cancel after cancel
+  std::vector<int>
+      after_undo;  // only in cancel: indexes in Plan::steps of place steps whose undo comes first
+  std::vector<FieldCopy> copies;  // order_id and step_id are not among them
+  std::string constants;          // serialized request with the storefront's constants; merged last
 };
 
 // An undo that the cancel flow names.
 struct PlanUndo {
-  int step = -1;                 // index in Plan::steps, of a place step
+  int step = -1;  // index in Plan::steps, of a place step
   gaekju::storefront::v1::Via via = gaekju::storefront::v1::JETSTREAM;
-  bool buyer_waits = false;      // via GRPC, and after only what the buyer waits for
-  std::vector<int> after;        // indexes in Plan::steps, of cancel steps
-  std::vector<int> after_undo;   // indexes in Plan::steps, of place steps whose undo comes first
+  bool buyer_waits = false;     // via GRPC, and after only what the buyer waits for
+  std::vector<int> after;       // indexes in Plan::steps, of cancel steps
+  std::vector<int> after_undo;  // indexes in Plan::steps, of place steps whose undo comes first
 };
 
 // A shop's word for where an order stands.
@@ -62,12 +64,13 @@ struct PlanStatus {
   std::string en;
 };
 
-// A storefront's revision. Invariants: the steps of place come first; `after` has no cycle; at least one place step.
+// A storefront's revision. Invariants: the steps of place come first; `after` has no cycle; at
+// least one place step.
 struct Plan {
   std::string storefront;
   std::string revision;  // 16 hex digits: FNV-1a of the file's text
   std::string currency_code;
-  std::vector<PlanStep> steps;   // place_count of place, then those of cancel
+  std::vector<PlanStep> steps;  // place_count of place, then those of cancel
   int place_count = 0;
   bool has_cancel = false;
   std::vector<PlanUndo> cancel_undos;

@@ -25,7 +25,8 @@ using storefront::v1::GRPC;
 using storefront::v1::Via;
 
 constexpr char kDomain[] = "gaekju.order.v1.OrderService";
-// After a call's deadline, this long until it is made again by whoever finds it unanswered (its process may have died).
+// After a call's deadline, this long until it is made again by whoever finds it unanswered (its
+// process may have died).
 constexpr int64_t kCallGrace_us = 1'000'000;
 // What a caller is told to wait before trying again.
 constexpr int64_t kRetryAfter_us = 2'000'000;
@@ -35,12 +36,17 @@ void SetTime(int64_t us, google::protobuf::Timestamp* time) {
   time->set_nanos(static_cast<int32_t>(us % 1'000'000 * 1000));
 }
 
-bool Waiting(order::v1::TaskState state) { return state == TASK_STATE_ASKED || state == TASK_STATE_PENDING; }
+bool Waiting(order::v1::TaskState state) {
+  return state == TASK_STATE_ASKED || state == TASK_STATE_PENDING;
+}
 
-// The order's total is the first `Money amount` that a step answers. Read by field number, so that any context can tell it.
+// The order's total is the first `Money amount` that a step answers. Read by field number, so that
+// any context can tell it.
 void ReadAmount(const PlanStep& step, const std::string& response, Order* order) {
   const auto* field = step.response == nullptr ? nullptr : step.response->FindFieldByName("amount");
-  if (field == nullptr || field->is_repeated() || field->message_type() != type::v1::Money::descriptor()) return;
+  if (field == nullptr || field->is_repeated() ||
+      field->message_type() != type::v1::Money::descriptor())
+    return;
   google::protobuf::Empty fields;
   if (!fields.ParseFromString(response)) return;
   const auto& unknown = fields.GetReflection()->GetUnknownFields(fields);
@@ -48,7 +54,8 @@ void ReadAmount(const PlanStep& step, const std::string& response, Order* order)
     if (unknown.field(i).number() == field->number() &&
         unknown.field(i).type() == google::protobuf::UnknownField::TYPE_LENGTH_DELIMITED) {
       type::v1::Money amount;
-      if (amount.ParseFromString(unknown.field(i).length_delimited())) *order->mutable_total() = amount;
+      if (amount.ParseFromString(unknown.field(i).length_delimited()))
+        *order->mutable_total() = amount;
     }
   }
 }
@@ -82,7 +89,8 @@ SagaRun::SagaRun(const Plan& plan, OrderRecord* record, int64_t now_us)
 
 std::string SagaRun::WireStepId(const Plan& plan, const Saga& saga, int i) {
   const PlanStep& step = plan.steps[i];
-  return step.in_cancel && saga.cancel_round() > 1 ? absl::StrCat(step.id, ".", saga.cancel_round()) : step.id;
+  return step.in_cancel && saga.cancel_round() > 1 ? absl::StrCat(step.id, ".", saga.cancel_round())
+                                                   : step.id;
 }
 
 int SagaRun::StepOfWireId(const Plan& plan, const Saga& saga, const std::string& wire_id) {
@@ -92,10 +100,13 @@ int SagaRun::StepOfWireId(const Plan& plan, const Saga& saga, const std::string&
   return -1;
 }
 
-bool SagaRun::Has(Fact fact) const { return std::find(facts_.begin(), facts_.end(), fact) != facts_.end(); }
+bool SagaRun::Has(Fact fact) const {
+  return std::find(facts_.begin(), facts_.end(), fact) != facts_.end();
+}
 
 int64_t SagaRun::Jittered(int64_t first_us, int64_t max_us, int attempts, int i, bool undo) const {
-  const uint64_t salt = FingerprintBytes(absl::StrCat(order_.order_id(), "/", step(i).id, undo ? "-" : "+", attempts));
+  const uint64_t salt = FingerprintBytes(
+      absl::StrCat(order_.order_id(), "/", step(i).id, undo ? "-" : "+", attempts));
   return now_us_ + RetryDelay(first_us, max_us, attempts, salt);
 }
 
@@ -113,13 +124,15 @@ bool SagaRun::UnderWay() const {
 }
 
 bool SagaRun::CancelUnderWay() const {
-  return order_.state() == Order::STATE_CANCEL_REQUESTED || order_.state() == Order::STATE_CANCELLING;
+  return order_.state() == Order::STATE_CANCEL_REQUESTED ||
+         order_.state() == Order::STATE_CANCELLING;
 }
 
 bool SagaRun::Held(int i) {
   const Task& t = task(i);
   return !step(i).undo_method.empty() && t.undo_state() != TASK_STATE_DONE &&
-         (t.undo_state() != TASK_STATE_UNSPECIFIED || Waiting(t.state()) || t.state() == TASK_STATE_DONE);
+         (t.undo_state() != TASK_STATE_UNSPECIFIED || Waiting(t.state()) ||
+          t.state() == TASK_STATE_DONE);
 }
 
 bool SagaRun::Undone(int i) {
@@ -133,7 +146,8 @@ bool SagaRun::Blocked(int i) {
   const Task& t = task(i);
   if (t.state() == TASK_STATE_DONE) return false;
   if (t.deferred() || t.state() == TASK_STATE_PENDING) return true;
-  return std::any_of(step(i).after.begin(), step(i).after.end(), [this](int j) { return Blocked(j); });
+  return std::any_of(step(i).after.begin(), step(i).after.end(),
+                     [this](int j) { return Blocked(j); });
 }
 
 bool SagaRun::NothingUndoneYet() {
@@ -192,10 +206,12 @@ void SagaRun::OnResult(const StepResult& result) {
     if (result.unreachable || result.outcome == Outcome::OUTCOME_REFUSED) {
       // An undo cannot be refused: whoever refuses it is broken, and is asked until it is not.
       t.set_deferred(true);
-      t.set_undo_retry_time_us(Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.undo_attempts(), i, true));
+      t.set_undo_retry_time_us(
+          Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.undo_attempts(), i, true));
     } else if (result.outcome == Outcome::OUTCOME_PENDING) {
       t.set_undo_state(TASK_STATE_PENDING);
-      t.set_undo_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
+      t.set_undo_retry_time_us(
+          Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
     } else {
       t.set_undo_state(TASK_STATE_DONE);
       t.set_undo_retry_time_us(0);
@@ -208,8 +224,9 @@ void SagaRun::OnResult(const StepResult& result) {
   changed_ = true;
   if (result.unreachable) {
     if (t.state() == TASK_STATE_PENDING || !in_course) return;
-    const bool buyer_is_waiting = step(i).in_cancel ? order_.state() == Order::STATE_CANCEL_REQUESTED
-                                                    : order_.state() == Order::STATE_PLACING;
+    const bool buyer_is_waiting = step(i).in_cancel
+                                      ? order_.state() == Order::STATE_CANCEL_REQUESTED
+                                      : order_.state() == Order::STATE_PLACING;
     if (step(i).buyer_waits && step(i).fail_on_unavailable && buyer_is_waiting) {
       if (step(i).in_cancel) {
         RefuseCancel(Unreachable(step(i)));
@@ -225,7 +242,8 @@ void SagaRun::OnResult(const StepResult& result) {
   } else if (result.outcome == Outcome::OUTCOME_PENDING) {
     t.set_state(TASK_STATE_PENDING);
     if (t.retry_time_us() != 0) {
-      t.set_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
+      t.set_retry_time_us(
+          Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
     }
   } else {
     t.set_answer(result.payload);
@@ -270,8 +288,9 @@ void SagaRun::OnDue() {
     if (t.expire_time_us() != 0 && t.expire_time_us() <= now_us_) {
       changed_ = true;
       t.set_expire_time_us(0);
-      const auto status = MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_EXPIRED",
-                                     absl::StrCat("step \"", step(i).id, "\": nobody answered in time"));
+      const auto status =
+          MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_EXPIRED",
+                     absl::StrCat("step \"", step(i).id, "\": nobody answered in time"));
       if (!step(i).in_cancel && UnderWay()) {
         Reject(status, /*retryable=*/false);
         continue;
@@ -336,7 +355,8 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
   for (int i = 0; i < plan_.place_count; ++i) {
     Task& t = task(i);
     if (t.state() == TASK_STATE_SKIPPED) t.set_state(TASK_STATE_UNSPECIFIED);
-    if (Waiting(t.state()) && t.retry_time_us() == 0) t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
+    if (Waiting(t.state()) && t.retry_time_us() == 0)
+      t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
     completed = completed && t.state() == TASK_STATE_DONE;
   }
   if (completed && !order_.has_end_time()) SetTime(now_us_, order_.mutable_end_time());
@@ -347,7 +367,8 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
 void SagaRun::SkipUnasked() {
   for (int i = 0; i < plan_.place_count; ++i) {
     Task& t = task(i);
-    if (t.state() == TASK_STATE_UNSPECIFIED || (Waiting(t.state()) && step(i).undo_method.empty())) {
+    if (t.state() == TASK_STATE_UNSPECIFIED ||
+        (Waiting(t.state()) && step(i).undo_method.empty())) {
       t.set_state(TASK_STATE_SKIPPED);
     }
     bool to_be_undone = order_.state() == Order::STATE_REJECTING;
@@ -368,11 +389,13 @@ void SagaRun::AskStep(int i) {
     if (step(i).expires_after_us > 0) t.set_expire_time_us(now_us_ + step(i).expires_after_us);
   }
   if (t.state() == TASK_STATE_PENDING) {
-    t.set_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
+    t.set_retry_time_us(
+        Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
   } else if (step(i).via == GRPC) {
     t.set_retry_time_us(now_us_ + step(i).deadline_us + kCallGrace_us);
   } else {
-    t.set_retry_time_us(Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.attempts(), i, false));
+    t.set_retry_time_us(
+        Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.attempts(), i, false));
   }
   asks_.push_back({i, /*undo=*/false, step(i).via});
 }
@@ -388,11 +411,13 @@ void SagaRun::AskUndo(int i, Via via) {
     t.set_expire_time_us(0);
   }
   if (t.undo_state() == TASK_STATE_PENDING) {
-    t.set_undo_retry_time_us(Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
+    t.set_undo_retry_time_us(
+        Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
   } else if (via == GRPC) {
     t.set_undo_retry_time_us(now_us_ + step(i).deadline_us + kCallGrace_us);
   } else {
-    t.set_undo_retry_time_us(Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.undo_attempts(), i, true));
+    t.set_undo_retry_time_us(
+        Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.undo_attempts(), i, true));
   }
   asks_.push_back({i, /*undo=*/true, via});
 }
@@ -407,9 +432,11 @@ bool SagaRun::AskReadySteps() {
     if (s.in_cancel ? !cancel : !place) continue;
     bool ready = std::all_of(s.after.begin(), s.after.end(), [&](int j) {
       // A step of cancel that was refused too late to matter does not hold up the rest.
-      return task(j).state() == TASK_STATE_DONE || (s.in_cancel && task(j).state() == TASK_STATE_REFUSED);
+      return task(j).state() == TASK_STATE_DONE ||
+             (s.in_cancel && task(j).state() == TASK_STATE_REFUSED);
     });
-    ready = ready && std::all_of(s.after_undo.begin(), s.after_undo.end(), [&](int j) { return Undone(j); });
+    ready = ready &&
+            std::all_of(s.after_undo.begin(), s.after_undo.end(), [&](int j) { return Undone(j); });
     if (!s.after_undo.empty() && order_.state() != Order::STATE_CANCELLING) ready = false;
     if (!ready) continue;
     AskStep(i);
@@ -423,18 +450,20 @@ bool SagaRun::AskReadyUndos() {
   if (order_.state() == Order::STATE_CANCELLING) {
     for (const PlanUndo& undo : plan_.cancel_undos) {
       if (!Held(undo.step) || task(undo.step).undo_state() != TASK_STATE_UNSPECIFIED) continue;
-      const bool ready =
-          std::all_of(undo.after.begin(), undo.after.end(),
-                      [&](int j) {
-                        return task(j).state() == TASK_STATE_DONE || task(j).state() == TASK_STATE_REFUSED;
-                      }) &&
-          std::all_of(undo.after_undo.begin(), undo.after_undo.end(), [&](int j) { return Undone(j); });
+      const bool ready = std::all_of(undo.after.begin(), undo.after.end(),
+                                     [&](int j) {
+                                       return task(j).state() == TASK_STATE_DONE ||
+                                              task(j).state() == TASK_STATE_REFUSED;
+                                     }) &&
+                         std::all_of(undo.after_undo.begin(), undo.after_undo.end(),
+                                     [&](int j) { return Undone(j); });
       if (!ready) continue;
       AskUndo(undo.step, undo.via);
       asked = true;
     }
   }
-  // Taking back in reverse: what depends on a step first. The steps of a refused order, and those of a refused cancel.
+  // Taking back in reverse: what depends on a step first. The steps of a refused order, and those
+  // of a refused cancel.
   const bool rejecting = order_.state() == Order::STATE_REJECTING;
   for (int i = 0; i < saga_.tasks_size(); ++i) {
     if (step(i).in_cancel ? !saga_.cancel_refused() : !rejecting) continue;
@@ -500,8 +529,10 @@ bool SagaRun::SettlePhase() {
       }
       for (int i = 0; i < all; ++i) {
         const auto state = task(i).state();
-        if (step(i).in_cancel && state != TASK_STATE_DONE && state != TASK_STATE_REFUSED) return false;
-        if (!step(i).in_cancel && Waiting(state) && task(i).undo_state() != TASK_STATE_DONE) return false;
+        if (step(i).in_cancel && state != TASK_STATE_DONE && state != TASK_STATE_REFUSED)
+          return false;
+        if (!step(i).in_cancel && Waiting(state) && task(i).undo_state() != TASK_STATE_DONE)
+          return false;
       }
       SetTime(now_us_, order_.mutable_end_time());
       SetState(Order::STATE_CANCELLED);
@@ -535,7 +566,8 @@ void SagaRun::Advance() {
   if (order_.state() == Order::STATE_CANCELLING || order_.state() == Order::STATE_CANCELLED) {
     bool answered = true;
     for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
-      if (step(i).buyer_waits && task(i).state() == TASK_STATE_ASKED && !Blocked(i)) answered = false;
+      if (step(i).buyer_waits && task(i).state() == TASK_STATE_ASKED && !Blocked(i))
+        answered = false;
     }
     for (const PlanUndo& undo : plan_.cancel_undos) {
       const Task& t = task(undo.step);
@@ -562,7 +594,8 @@ void SagaRun::UpdateStatus() {
           break;
         case storefront::v1::COMPLETED:
           holds = true;
-          for (int i = 0; i < plan_.place_count; ++i) holds = holds && task(i).state() == TASK_STATE_DONE;
+          for (int i = 0; i < plan_.place_count; ++i)
+            holds = holds && task(i).state() == TASK_STATE_DONE;
           break;
         case storefront::v1::CANCELLING:
           holds = order_.has_cancel_time();
@@ -571,7 +604,8 @@ void SagaRun::UpdateStatus() {
           holds = order_.state() == Order::STATE_CANCELLED;
           break;
         case storefront::v1::REJECTED:
-          holds = order_.state() == Order::STATE_REJECTING || order_.state() == Order::STATE_REJECTED;
+          holds =
+              order_.state() == Order::STATE_REJECTING || order_.state() == Order::STATE_REJECTED;
           break;
         default:
           break;
@@ -604,7 +638,8 @@ void SagaRun::UpdateDueTime() {
     }
     if (Waiting(t.undo_state())) earliest(t.undo_retry_time_us());
   }
-  // An earlier time than needed is kept while it has not passed: the column is indexed, and most orders end before it comes.
+  // An earlier time than needed is kept while it has not passed: the column is indexed, and most
+  // orders end before it comes.
   const int64_t kept = record_.due_time_us();
   if (due != 0 && kept != 0 && kept <= due && kept > now_us_) return;
   if (kept != due) {

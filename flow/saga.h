@@ -1,4 +1,5 @@
-// saga.h: one order's run through its storefront's flows, as a pure state machine over the order's record.
+// saga.h: one order's run through its storefront's flows, as a pure state machine over the order's
+// record.
 //
 //   SagaRun run(plan, &record, now_us);
 //   run.Place();                       // or RequestCancel(), OnResult(…), OnDue()
@@ -6,10 +7,13 @@
 //   for (SagaRun::Fact fact : run.facts()) …         // what has happened to the order
 //
 // Invariants:
-//  1. A step is asked only when everything it waits for is done, and only while nothing takes the order back.
-//  2. A step that was ever asked and not refused is taken back before the order ends REJECTED, in reverse order, and, if the cancel
+//  1. A step is asked only when everything it waits for is done, and only while nothing takes the
+//  order back.
+//  2. A step that was ever asked and not refused is taken back before the order ends REJECTED, in
+//  reverse order, and, if the cancel
 //     flow names it, before it ends CANCELLED. A step that was never asked is never undone.
-//  3. Whatever was asked and not answered has a retry time; `due_time_us` is never later than the earliest of them.
+//  3. Whatever was asked and not answered has a retry time; `due_time_us` is never later than the
+//  earliest of them.
 //  4. An answer that was seen before, or that comes for what nobody asks any more, changes nothing.
 //  5. A cancel can be refused only until the first undo was asked.
 //
@@ -27,7 +31,8 @@
 
 namespace gaekju::flow {
 
-// How long to wait before asking again, in microseconds: doubles per attempt from `first` to `max`, ±12.5 % by `salt`.
+// How long to wait before asking again, in microseconds: doubles per attempt from `first` to `max`,
+// ±12.5 % by `salt`.
 int64_t RetryDelay(int64_t first_us, int64_t max_us, int attempts, uint64_t salt);
 
 // A lost command or answer over JetStream is asked again after this long at first.
@@ -36,7 +41,8 @@ inline constexpr int64_t kCommandRetryMax_us = 300'000'000;
 // An unreachable context is called again after this long at first.
 inline constexpr int64_t kCallRetryFirst_us = 500'000;
 inline constexpr int64_t kCallRetryMax_us = 60'000'000;
-// A person who has not answered is asked for again after this long at first, in case the answer was lost.
+// A person who has not answered is asked for again after this long at first, in case the answer was
+// lost.
 inline constexpr int64_t kPendingRetryFirst_us = 30'000'000;
 inline constexpr int64_t kPendingRetryMax_us = 600'000'000;
 
@@ -91,16 +97,17 @@ class SagaRun {
   // What the step is called on the wire: its id, and for the n-th cancel "<id>.<n>".
   static std::string WireStepId(const Plan& plan, const order::v1::Saga& saga, int step);
   // The step that a wire id means; -1 when it is of no step, or of an earlier cancel.
-  static int StepOfWireId(const Plan& plan, const order::v1::Saga& saga, const std::string& wire_id);
+  static int StepOfWireId(const Plan& plan, const order::v1::Saga& saga,
+                          const std::string& wire_id);
 
  private:
   order::v1::Task& task(int step) { return *saga_.mutable_tasks(step); }
   const PlanStep& step(int i) const { return plan_.steps[i]; }
-  bool UnderWay() const;         // placing or going on: steps of place may be asked
-  bool CancelUnderWay() const;   // steps of cancel may be asked
-  bool Held(int i);              // asked, not refused, not undone
-  bool Undone(int i);            // taken back, or never to be taken back
-  bool Blocked(int i);           // the buyer need not wait for it: deferred, or behind a deferred one
+  bool UnderWay() const;        // placing or going on: steps of place may be asked
+  bool CancelUnderWay() const;  // steps of cancel may be asked
+  bool Held(int i);             // asked, not refused, not undone
+  bool Undone(int i);           // taken back, or never to be taken back
+  bool Blocked(int i);  // the buyer need not wait for it: deferred, or behind a deferred one
   bool NothingUndoneYet();
   void Advance();
   bool AskReadySteps();

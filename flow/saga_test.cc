@@ -90,8 +90,9 @@ class House {
   }
   std::string Undone(const std::string& step) { return Done(step, /*undo=*/true); }
   std::string Refused(const std::string& step, const std::string& reason = "NO") {
-    return Result(step, false, false, Outcome::OUTCOME_REFUSED,
-                  MakeStatus(google::rpc::FAILED_PRECONDITION, "test", reason, "no").SerializeAsString());
+    return Result(
+        step, false, false, Outcome::OUTCOME_REFUSED,
+        MakeStatus(google::rpc::FAILED_PRECONDITION, "test", reason, "no").SerializeAsString());
   }
   std::string Pending(const std::string& step, bool undo = false) {
     return Result(step, undo, false, Outcome::OUTCOME_PENDING, "");
@@ -125,11 +126,12 @@ class House {
     last_asks = run.asks();
     std::vector<std::string> log;
     for (const auto& ask : run.asks()) {
-      log.push_back(absl::StrCat(ask.undo ? "undo " : "ask ", SagaRun::WireStepId(plan, record.saga(), ask.step)));
+      log.push_back(absl::StrCat(ask.undo ? "undo " : "ask ",
+                                 SagaRun::WireStepId(plan, record.saga(), ask.step)));
     }
-    static const char* const kNames[] = {"placed",          "completed",      "rejected",       "reject completed",
-                                         "cancel accepted", "cancel answered", "cancel refused", "cancel completed",
-                                         ""};
+    static const char* const kNames[] = {"placed",           "completed",        "rejected",
+                                         "reject completed", "cancel accepted",  "cancel answered",
+                                         "cancel refused",   "cancel completed", ""};
     for (auto fact : run.facts()) {
       if (fact != SagaRun::Fact::kStatusChanged) log.emplace_back(kNames[static_cast<int>(fact)]);
     }
@@ -137,7 +139,8 @@ class House {
     return absl::StrJoin(log, "; ");
   }
 
-  // Invariant 3: whatever is asked and unanswered has a time to ask again, and the row is due no later.
+  // Invariant 3: whatever is asked and unanswered has a time to ask again, and the row is due no
+  // later.
   void CheckDueTime() {
     for (const auto& t : record.saga().tasks()) {
       for (int64_t due : {t.retry_time_us(), t.undo_retry_time_us(), t.expire_time_us()}) {
@@ -324,7 +327,8 @@ TEST(Cancel, OvertakesAStepInCourse) {
   EXPECT_EQ(h.Cancel(), "done: undo accept; undo pay; cancel accepted; cancel answered");
   EXPECT_EQ(h.Done("accept"), "cancel answered") << "too late: delivery is not asked";
   h.Undone("pay");
-  EXPECT_EQ(h.Undone("accept"), "cancel completed; cancel answered") << "delivery was never asked, so never undone";
+  EXPECT_EQ(h.Undone("accept"), "cancel completed; cancel answered")
+      << "delivery was never asked, so never undone";
   EXPECT_EQ(h.State(), "CANCELLED");
 }
 
@@ -333,7 +337,8 @@ TEST(Cancel, WhilePlacingWaitsForTheOrderToBeTaken) {
   h.Place();
   EXPECT_EQ(h.Cancel(), "wait");
   EXPECT_EQ(h.Done("quote"), "ask pay");
-  EXPECT_EQ(h.Done("pay"), "undo pay; placed; cancel accepted; cancel answered") << "accept is not asked any more";
+  EXPECT_EQ(h.Done("pay"), "undo pay; placed; cancel accepted; cancel answered")
+      << "accept is not asked any more";
 }
 
 TEST(Cancel, WhilePlacingOfARefusedOrderIsRefused) {
@@ -438,7 +443,8 @@ TEST(RetryDelay, DoublesUpToItsLimitWithinAnEighth) {
 
 // ---- random walks against a world that keeps steps as a context does
 
-// What the contexts hold: a step's effect, with tombstones. Messages are kept in bags: lost, doubled and overtaken at will.
+// What the contexts hold: a step's effect, with tombstones. Messages are kept in bags: lost,
+// doubled and overtaken at will.
 struct World {
   std::map<std::string, int> state;  // 0 none, 1 done, 2 taken back (or a tombstone), 3 refused
   struct Message {
@@ -473,7 +479,8 @@ void RandomWalk(const char* text, uint64_t seed) {
     }
     if (!m.undo && state != 1) {
       result.outcome = Outcome::OUTCOME_REFUSED;
-      result.payload = MakeStatus(google::rpc::FAILED_PRECONDITION, "test", "NO", "no").SerializeAsString();
+      result.payload =
+          MakeStatus(google::rpc::FAILED_PRECONDITION, "test", "NO", "no").SerializeAsString();
     }
     world.answers.push_back(result);
   };
@@ -553,9 +560,11 @@ void RandomWalk(const char* text, uint64_t seed) {
 
 TEST(RandomWalk, EndsWithNothingHeldForADeadOrderAndNothingMissingForALiveOne) {
   const char* given = std::getenv("GAEKJU_TEST_SEED");
-  const uint64_t first = given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
+  const uint64_t first =
+      given != nullptr ? std::strtoull(given, nullptr, 10) : std::random_device()();
   const int walks = given != nullptr ? 1 : 3000;
-  std::printf("seeds %llu to %llu (GAEKJU_TEST_SEED=N runs one)\n", static_cast<unsigned long long>(first),
+  std::printf("seeds %llu to %llu (GAEKJU_TEST_SEED=N runs one)\n",
+              static_cast<unsigned long long>(first),
               static_cast<unsigned long long>(first + walks - 1));
   for (int i = 0; i < walks && !::testing::Test::HasFailure(); ++i) {
     RandomWalk(kFashion, first + i);

@@ -48,8 +48,8 @@ std::string ReasonOf(const google::rpc::Status& status) {
   return "";
 }
 
-Answer Refuse(int code, absl::string_view domain, absl::string_view reason, absl::string_view message,
-              absl::string_view field) {
+Answer Refuse(int code, absl::string_view domain, absl::string_view reason,
+              absl::string_view message, absl::string_view field) {
   Answer answer;
   answer.kind = Answer::Kind::kRefused;
   answer.status = MakeStatus(code, domain, reason, message, field);
@@ -138,7 +138,8 @@ void Turn::Send(Envelope envelope) {
   envelopes_.push_back(std::move(envelope));
 }
 
-void Turn::AddRow(const RowKey& key, int64_t version, std::unique_ptr<google::protobuf::Message> body) {
+void Turn::AddRow(const RowKey& key, int64_t version,
+                  std::unique_ptr<google::protobuf::Message> body) {
   auto [it, inserted] = rows_.try_emplace(key);
   GK_CHECK(inserted) << "row added twice: " << key.table->name << "/" << key.key;
   order_.push_back(key);

@@ -1,14 +1,15 @@
 // turn.h: the boundary between a context's pure decisions and the shell that runs them.
 //
-// A context is a set of tables and handlers. The shell collects the requests that wait, asks each handler which rows it touches,
-// loads those rows into one Turn, runs the handlers one after the other, commits everything the Turn collected in one
-// transaction, and only then answers, calls and publishes. The checker and the simulator run the same handlers over rows in memory.
+// A context is a set of tables and handlers. The shell collects the requests that wait, asks each
+// handler which rows it touches, loads those rows into one Turn, runs the handlers one after the
+// other, commits everything the Turn collected in one transaction, and only then answers, calls and
+// publishes. The checker and the simulator run the same handlers over rows in memory.
 //
 //   Answer HandleRelease(const ReleaseRequest& request, Turn& turn) {
-//     const Product* product = turn.Find<Product>(kProducts, "p1");   // a row announced by the handler's keys
-//     turn.Edit<Product>(kProducts, "p1").set_available_count(…);     // written at commit
-//     turn.Emit(kProducts, "p1", StockReleased(…), order_id);         // published after commit, with the row's next version
-//     return Done(ReleaseResponse());
+//     const Product* product = turn.Find<Product>(kProducts, "p1");   // a row announced by the
+//     handler's keys turn.Edit<Product>(kProducts, "p1").set_available_count(…);     // written at
+//     commit turn.Emit(kProducts, "p1", StockReleased(…), order_id);         // published after
+//     commit, with the row's next version return Done(ReleaseResponse());
 //   }
 //
 // Pure: no clock, no I/O. A Turn belongs to one thread.
@@ -35,14 +36,15 @@ namespace gaekju::flow {
 
 using gaekju::flow::v1::Outcome;
 
-// A field of a resource that is also an SQL column, so that queries can search it. Strings, integers, bools and enums.
+// A field of a resource that is also an SQL column, so that queries can search it. Strings,
+// integers, bools and enums.
 struct Column {
   std::string name;  // SQL column
   std::string path;  // field, dots for nested ones: "order.storefront"
 };
 
-// A table of resources: SQL columns `key text primary key, version bigint, body bytea`, and those listed.
-// Declared once as a namespace-scope constant in a context's header; compared by address.
+// A table of resources: SQL columns `key text primary key, version bigint, body bytea`, and those
+// listed. Declared once as a namespace-scope constant in a context's header; compared by address.
 struct Table {
   std::string name;
   const google::protobuf::Message* prototype;  // the default instance of the resource's message
@@ -64,21 +66,22 @@ struct RowKey {
 struct Envelope {
   enum class Kind { kEvent, kCommand, kAnswer };
   Kind kind = Kind::kEvent;
-  std::string to;           // command: the context asked; answer: the context that asked; event: empty
-  std::string type;         // event and answer: the payload's full name; command: the method's full name
+  std::string to;    // command: the context asked; answer: the context that asked; event: empty
+  std::string type;  // event and answer: the payload's full name; command: the method's full name
   std::string order_id;
-  std::string step_id;      // command and answer
-  bool undo = false;        // command and answer: of the step's undo
+  std::string step_id;                             // command and answer
+  bool undo = false;                               // command and answer: of the step's undo
   Outcome outcome = Outcome::OUTCOME_UNSPECIFIED;  // answer
-  std::string reply_to;     // command: where the answer goes
-  std::string resource;     // event: "<table>/<key>"
-  int64_t version = 0;      // event: contiguous per resource, from 1
-  int64_t time_us = 0;      // when the turn ran, microseconds since 1970
-  std::string traceparent;  // W3C; may be empty
-  std::string payload;      // serialized
+  std::string reply_to;                            // command: where the answer goes
+  std::string resource;                            // event: "<table>/<key>"
+  int64_t version = 0;                             // event: contiguous per resource, from 1
+  int64_t time_us = 0;                             // when the turn ran, microseconds since 1970
+  std::string traceparent;                         // W3C; may be empty
+  std::string payload;                             // serialized
 };
 
-// A unary gRPC call to another context that the shell makes after COMMIT; its result comes back as a StepResult.
+// A unary gRPC call to another context that the shell makes after COMMIT; its result comes back as
+// a StepResult.
 struct Call {
   std::string context;
   std::string method;  // full name
@@ -115,9 +118,10 @@ struct Answer {
 
 // Answers with a response.
 Answer Done(const google::protobuf::Message& response);
-// Answers with a refusal. `code` is a google.rpc.Code; `reason` is UPPER_SNAKE_CASE, `domain` the context. `field` may be empty.
-Answer Refuse(int code, absl::string_view domain, absl::string_view reason, absl::string_view message,
-              absl::string_view field = "");
+// Answers with a refusal. `code` is a google.rpc.Code; `reason` is UPPER_SNAKE_CASE, `domain` the
+// context. `field` may be empty.
+Answer Refuse(int code, absl::string_view domain, absl::string_view reason,
+              absl::string_view message, absl::string_view field = "");
 // As above, as a status.
 google::rpc::Status MakeStatus(int code, absl::string_view domain, absl::string_view reason,
                                absl::string_view message, absl::string_view field = "",
@@ -128,13 +132,14 @@ Answer Pending();
 // Holds the caller until a later turn calls Resolve(wait_key, …), or its deadline passes.
 Answer Wait(std::string wait_key);
 
-// FNV-1a of a message's deterministic serialization: the same on every machine, for "same request, other content".
+// FNV-1a of a message's deterministic serialization: the same on every machine, for "same request,
+// other content".
 uint64_t Fingerprint(const google::protobuf::Message& message);
 // FNV-1a of bytes.
 uint64_t FingerprintBytes(absl::string_view bytes, uint64_t seed = 0xcbf29ce484222325u);
 
-// The rows and outputs of one batch of requests. Invariants: a row is loaded at most once; a row's version grows by one for each
-// event emitted on it; nothing leaves before the shell has committed.
+// The rows and outputs of one batch of requests. Invariants: a row is loaded at most once; a row's
+// version grows by one for each event emitted on it; nothing leaves before the shell has committed.
 class Turn {
  public:
   struct Row {
@@ -156,7 +161,8 @@ class Turn {
   const google::protobuf::Message* FindRow(const Table& table, absl::string_view key) const;
   // The row's resource for writing, made when absent. REQUIRES: the handler announced the key.
   google::protobuf::Message& EditRow(const Table& table, absl::string_view key);
-  // A new row that nobody loads: append-only tables (a ledger). The key must never exist; a second commit with it fails.
+  // A new row that nobody loads: append-only tables (a ledger). The key must never exist; a second
+  // commit with it fails.
   google::protobuf::Message& AppendRow(const Table& table, absl::string_view key);
 
   template <class T>
@@ -219,8 +225,8 @@ class Turn {
 
 // What a handler of events learns of the envelope: order and loss matter to projections.
 struct EventInfo {
-  std::string source;    // the context, "payment"
-  std::string id;        // unique within the source
+  std::string source;  // the context, "payment"
+  std::string id;      // unique within the source
   std::string type;
   std::string resource;  // "<table>/<key>"
   std::string order_id;
@@ -228,28 +234,34 @@ struct EventInfo {
   int64_t time_us = 0;
 };
 
-// Who asked, and how the answer travels. Steps keep `reply_to` so that a person's later answer finds its way.
+// Who asked, and how the answer travels. Steps keep `reply_to` so that a person's later answer
+// finds its way.
 struct Caller {
-  std::string reply_to;     // empty: a plain call
-  std::string traceparent;  // may be empty
-  std::string request_uuid; // a fresh UUIDv7 made by the shell for this request; the only randomness a decider sees
-  EventInfo event;          // only for handlers of events
+  std::string reply_to;      // empty: a plain call
+  std::string traceparent;   // may be empty
+  std::string request_uuid;  // a fresh UUIDv7 made by the shell for this request; the only
+                             // randomness a decider sees
+  EventInfo event;           // only for handlers of events
 };
 
 // Decides one kind of request. Stateless and thread-safe.
 class Handler {
  public:
   virtual ~Handler() = default;
-  // The full name of the method (gaekju.payment.v1.PaymentService.Capture), or of the event (gaekju.order.v1.OrderPlaced).
+  // The full name of the method (gaekju.payment.v1.PaymentService.Capture), or of the event
+  // (gaekju.order.v1.OrderPlaced).
   virtual const std::string& name() const = 0;
   // The default instance of the request (or event).
   virtual const google::protobuf::Message& request() const = 0;
-  // Checks the request by itself, before any row is loaded. Not OK: refused with it. `field` paths go in BadRequest.
+  // Checks the request by itself, before any row is loaded. Not OK: refused with it. `field` paths
+  // go in BadRequest.
   virtual google::rpc::Status Validate(const google::protobuf::Message&) const { return {}; }
   // Appends every row that Handle may find or edit.
-  virtual void Keys(const google::protobuf::Message& request, const Caller& caller, std::vector<RowKey>* keys) const = 0;
+  virtual void Keys(const google::protobuf::Message& request, const Caller& caller,
+                    std::vector<RowKey>* keys) const = 0;
   // Decides. Checks first, then changes: a refusal leaves the turn as it was.
-  virtual Answer Handle(const google::protobuf::Message& request, const Caller& caller, Turn& turn) const = 0;
+  virtual Answer Handle(const google::protobuf::Message& request, const Caller& caller,
+                        Turn& turn) const = 0;
 };
 
 // A handler from functions. Request is a Protobuf message.
@@ -260,13 +272,17 @@ class FunctionHandler : public Handler {
   using KeysFn = std::function<void(const Request&, const Caller&, std::vector<RowKey>*)>;
   using HandleFn = std::function<Answer(const Request&, const Caller&, Turn&)>;
   FunctionHandler(std::string name, ValidateFn validate, KeysFn keys, HandleFn handle)
-      : name_(std::move(name)), validate_(std::move(validate)), keys_(std::move(keys)), handle_(std::move(handle)) {}
+      : name_(std::move(name)),
+        validate_(std::move(validate)),
+        keys_(std::move(keys)),
+        handle_(std::move(handle)) {}
   const std::string& name() const override { return name_; }
   const google::protobuf::Message& request() const override { return Request::default_instance(); }
   google::rpc::Status Validate(const google::protobuf::Message& r) const override {
     return validate_ ? validate_(static_cast<const Request&>(r)) : google::rpc::Status();
   }
-  void Keys(const google::protobuf::Message& r, const Caller& c, std::vector<RowKey>* k) const override {
+  void Keys(const google::protobuf::Message& r, const Caller& c,
+            std::vector<RowKey>* k) const override {
     keys_(static_cast<const Request&>(r), c, k);
   }
   Answer Handle(const google::protobuf::Message& r, const Caller& c, Turn& t) const override {
@@ -280,12 +296,14 @@ class FunctionHandler : public Handler {
   HandleFn handle_;
 };
 
-// The result of a step as the context that asked sees it: an answer from the bus, or the end of a Call.
+// The result of a step as the context that asked sees it: an answer from the bus, or the end of a
+// Call.
 struct StepResult {
   std::string order_id;
   std::string step_id;
   bool undo = false;
-  bool unreachable = false;  // UNAVAILABLE, DEADLINE_EXCEEDED, an open circuit: nobody knows whether it worked
+  bool unreachable =
+      false;  // UNAVAILABLE, DEADLINE_EXCEEDED, an open circuit: nobody knows whether it worked
   Outcome outcome = Outcome::OUTCOME_UNSPECIFIED;
   std::string payload;  // the response; a serialized google.rpc.Status when refused or unreachable
 };
@@ -297,11 +315,13 @@ struct GetQuery {
   std::string key_field;
   std::string response_field;
   // Fills `out` (the response's field) from the row; false hides the row. Null: the row is copied.
-  // A request with a non-empty `customer_id` that is not the row's column of that name finds nothing.
+  // A request with a non-empty `customer_id` that is not the row's column of that name finds
+  // nothing.
   std::function<bool(const google::protobuf::Message& row, google::protobuf::Message* out)> project;
 };
 
-// Lists rows in pages. The request's fields named in `filters` are columns of the table; empty ones do not filter.
+// Lists rows in pages. The request's fields named in `filters` are columns of the table; empty ones
+// do not filter.
 struct ListQuery {
   std::string method;
   const Table* table;
@@ -321,7 +341,8 @@ struct WatchQuery {
   std::function<bool(const google::protobuf::Message& row)> ended;
 };
 
-// Rows whose integer column `column` (microseconds since 1970, 0 = never) has passed are handed to `due`.
+// Rows whose integer column `column` (microseconds since 1970, 0 = never) has passed are handed to
+// `due`.
 struct Timer {
   const Table* table = nullptr;
   std::string column;
@@ -335,7 +356,8 @@ struct Context {
   std::string service;  // "gaekju.payment.v1.PaymentService"
   std::vector<const Table*> tables;
   std::vector<std::shared_ptr<const Handler>> handlers;  // RPCs and steps of `service`
-  std::vector<std::shared_ptr<const Handler>> events;    // events of other contexts, by the payload's full name
+  std::vector<std::shared_ptr<const Handler>>
+      events;  // events of other contexts, by the payload's full name
   // Results of steps that this context asked for. Null when it asks for none.
   std::function<void(const StepResult&, std::vector<RowKey>* keys)> result_keys;
   std::function<void(const StepResult&, Turn&)> on_result;

@@ -157,7 +157,8 @@ TEST(Breaker, InvariantsHoldInRandomHistories) {
           ASSERT_EQ(breaker.state(), before);
         }
       }
-      if (breaker.state() == Breaker::State::kOpen && before != Breaker::State::kOpen) opened_at = now;
+      if (breaker.state() == Breaker::State::kOpen && before != Breaker::State::kOpen)
+        opened_at = now;
       ASSERT_EQ(breaker.pending(), static_cast<int>(out.size()));
       ASSERT_LE(breaker.pending(), 4);  // three, and a probe beside old calls
     }

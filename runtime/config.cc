@@ -18,67 +18,100 @@
 
 // --- where
 ABSL_FLAG(std::string, listen, "127.0.0.1:50051",
-          "Address to serve gRPC on, host:port; port 0 takes a free one. Loopback, because only a sidecar or a local client should reach the raw "
+          "Address to serve gRPC on, host:port; port 0 takes a free one. Loopback, because only a "
+          "sidecar or a local client should reach the raw "
           "port; in a container without a mesh: 0.0.0.0:50051.");
-ABSL_FLAG(std::string, database, "dbname=gaekju_{context}",
-          "PostgreSQL, as a libpq connection string or URI (postgresql://user@host:5432/gaekju_{context}). {context} becomes the context's name: each "
-          "has a database of its own. Give passwords by GAEKJU_DATABASE or PGPASSFILE, not on the command line, which every user can read.");
-ABSL_FLAG(std::string, nats, "nats://127.0.0.1:4222",
-          "NATS servers with JetStream, URLs separated by commas. Need not be up: the relay waits.");
+ABSL_FLAG(
+    std::string, database, "dbname=gaekju_{context}",
+    "PostgreSQL, as a libpq connection string or URI "
+    "(postgresql://user@host:5432/gaekju_{context}). {context} becomes the context's name: each "
+    "has a database of its own. Give passwords by GAEKJU_DATABASE or PGPASSFILE, not on the "
+    "command line, which every user can read.");
+ABSL_FLAG(
+    std::string, nats, "nats://127.0.0.1:4222",
+    "NATS servers with JetStream, URLs separated by commas. Need not be up: the relay waits.");
 ABSL_FLAG(std::string, peers, "",
-          "Where other contexts are: order=127.0.0.1:50051,payment=127.0.0.1:50052,… Contexts not listed are at --peer_default.");
+          "Where other contexts are: order=127.0.0.1:50051,payment=127.0.0.1:50052,… Contexts not "
+          "listed are at --peer_default.");
 ABSL_FLAG(std::string, peer_default, "{context}:50051",
-          "Address of a context that --peers does not list; {context} becomes its name. The default is the Kubernetes Service of that name.");
+          "Address of a context that --peers does not list; {context} becomes its name. The "
+          "default is the Kubernetes Service of that name.");
 ABSL_FLAG(std::string, metrics, "127.0.0.1:9464",
-          "Address to serve Prometheus metrics on (/metrics); port 0 takes a free one, empty serves none.");
+          "Address to serve Prometheus metrics on (/metrics); port 0 takes a free one, empty "
+          "serves none.");
 // --- logs
-ABSL_FLAG(std::string, log_level, "info", "Least severe lines to write: debug, info, warning or error.");
-ABSL_FLAG(std::string, log_format, "json", "json (a line each, for machines) or text (for people), on stderr.");
+ABSL_FLAG(std::string, log_level, "info",
+          "Least severe lines to write: debug, info, warning or error.");
+ABSL_FLAG(std::string, log_format, "json",
+          "json (a line each, for machines) or text (for people), on stderr.");
 // --- turns
 ABSL_FLAG(int32_t, turn_size_max, 512,
-          "Most requests decided and committed together. Above some 500 a turn's rows no longer share more of the commit's cost, and "
+          "Most requests decided and committed together. Above some 500 a turn's rows no longer "
+          "share more of the commit's cost, and "
           "each waits longer.");
 ABSL_FLAG(int32_t, queue_size_max, 8192,
-          "Requests that may wait for a turn; more are refused with UNAVAILABLE and RetryInfo. 16 full turns: about 100 ms of work.");
+          "Requests that may wait for a turn; more are refused with UNAVAILABLE and RetryInfo. 16 "
+          "full turns: about 100 ms of work.");
 ABSL_FLAG(absl::Duration, timer_period, absl::Milliseconds(200),
           "How often rows whose time has come (retries, expiries) are looked for.");
 // --- database
-ABSL_FLAG(int32_t, query_connections, 2, "Connections for reads (Get, List, Watch), beside the one that writes.");
-ABSL_FLAG(absl::Duration, database_connect_timeout, absl::Seconds(3), "Time to connect to PostgreSQL before the next attempt.");
-ABSL_FLAG(absl::Duration, statement_timeout, absl::Seconds(5), "Longest SQL statement. A turn takes milliseconds: one of seconds is stuck.");
-ABSL_FLAG(absl::Duration, lock_timeout, absl::Seconds(2), "Longest wait for a row's lock; after it the turn runs again.");
+ABSL_FLAG(int32_t, query_connections, 2,
+          "Connections for reads (Get, List, Watch), beside the one that writes.");
+ABSL_FLAG(absl::Duration, database_connect_timeout, absl::Seconds(3),
+          "Time to connect to PostgreSQL before the next attempt.");
+ABSL_FLAG(absl::Duration, statement_timeout, absl::Seconds(5),
+          "Longest SQL statement. A turn takes milliseconds: one of seconds is stuck.");
+ABSL_FLAG(absl::Duration, lock_timeout, absl::Seconds(2),
+          "Longest wait for a row's lock; after it the turn runs again.");
 // --- outbox and bus
 ABSL_FLAG(absl::Duration, outbox_retention, absl::Hours(24),
-          "How long published messages stay in the outbox, to be published again when the bus loses its store. Not less than the streams keep.");
-ABSL_FLAG(int32_t, publish_pending_max, 1024, "Messages sent to JetStream and not yet acknowledged. More only fill buffers.");
-ABSL_FLAG(int32_t, consume_pending_max, 2048, "Messages JetStream may deliver before they are acknowledged, per consumer: four full turns.");
+          "How long published messages stay in the outbox, to be published again when the bus "
+          "loses its store. Not less than the streams keep.");
+ABSL_FLAG(int32_t, publish_pending_max, 1024,
+          "Messages sent to JetStream and not yet acknowledged. More only fill buffers.");
+ABSL_FLAG(
+    int32_t, consume_pending_max, 2048,
+    "Messages JetStream may deliver before they are acknowledged, per consumer: four full turns.");
 // --- life
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(10),
-          "After SIGTERM: how long calls and turns in flight may take to finish. Less than the supervisor's patience (Kubernetes: 30s).");
+          "After SIGTERM: how long calls and turns in flight may take to finish. Less than the "
+          "supervisor's patience (Kubernetes: 30s).");
 // --- gRPC
-ABSL_FLAG(int32_t, rpc_inflight_max, 20000, "Calls in flight; more are refused before they are parsed. Bounds memory: some 4 KiB each.");
-ABSL_FLAG(int32_t, rpc_streams_max, 1024, "Calls in flight per connection; more wait in the caller. Two full turns.");
-ABSL_FLAG(int32_t, rpc_request_bytes_max, 65536, "Largest request of an RPC whose contract sets no limit, bytes.");
-ABSL_FLAG(absl::Duration, rpc_deadline_default, absl::Seconds(5), "Deadline of callers that set none, where the contract sets none.");
+ABSL_FLAG(
+    int32_t, rpc_inflight_max, 20000,
+    "Calls in flight; more are refused before they are parsed. Bounds memory: some 4 KiB each.");
+ABSL_FLAG(int32_t, rpc_streams_max, 1024,
+          "Calls in flight per connection; more wait in the caller. Two full turns.");
+ABSL_FLAG(int32_t, rpc_request_bytes_max, 65536,
+          "Largest request of an RPC whose contract sets no limit, bytes.");
+ABSL_FLAG(absl::Duration, rpc_deadline_default, absl::Seconds(5),
+          "Deadline of callers that set none, where the contract sets none.");
 ABSL_FLAG(absl::Duration, rpc_connection_age_max, absl::Minutes(30),
           "Age at which a connection is renewed, so that new replicas get callers.");
 ABSL_FLAG(absl::Duration, watchdog_period, absl::Seconds(5),
-          "How often the server dials its own port; after three failures in a row it aborts, to be restarted. 0 never does. gRPC 1.51 stops "
+          "How often the server dials its own port; after three failures in a row it aborts, to be "
+          "restarted. 0 never does. gRPC 1.51 stops "
           "accepting for good once file descriptors run out (CVE-2023-4785).");
 ABSL_FLAG(bool, breaker, true,
-          "Circuit breaker for calls to other contexts. Off in a mesh, whose proxies do it: two would hide from each other what they see.");
-ABSL_FLAG(int32_t, breaker_pending_max, 4096, "Calls in flight to one context; more count as unreachable at once. Eight full turns.");
-ABSL_FLAG(int32_t, breaker_failures_max, 5, "Consecutive failed calls that open the circuit. Envoy's default.");
+          "Circuit breaker for calls to other contexts. Off in a mesh, whose proxies do it: two "
+          "would hide from each other what they see.");
+ABSL_FLAG(int32_t, breaker_pending_max, 4096,
+          "Calls in flight to one context; more count as unreachable at once. Eight full turns.");
+ABSL_FLAG(int32_t, breaker_failures_max, 5,
+          "Consecutive failed calls that open the circuit. Envoy's default.");
 ABSL_FLAG(absl::Duration, breaker_open, absl::Seconds(1),
-          "How long the circuit stays open before one call probes; doubles with each failed probe. About a restart.");
-ABSL_FLAG(absl::Duration, breaker_open_max, absl::Seconds(30), "Longest time without a probe. Envoy's base ejection time.");
+          "How long the circuit stays open before one call probes; doubles with each failed probe. "
+          "About a restart.");
+ABSL_FLAG(absl::Duration, breaker_open_max, absl::Seconds(30),
+          "Longest time without a probe. Envoy's base ejection time.");
 
 namespace gaekju::runtime {
 namespace {
 
 constexpr absl::string_view kPrefix = "GAEKJU_";
 
-// Our flags by name. Abseil's own libraries define a few (flagfile, …) when they are linked; those are not ours.
+// Our flags by name. Abseil's own libraries define a few (flagfile, …) when they are linked; those
+// are not ours.
 std::map<std::string, absl::CommandLineFlag*> OurFlags() {
   std::map<std::string, absl::CommandLineFlag*> flags;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
@@ -88,7 +121,9 @@ std::map<std::string, absl::CommandLineFlag*> OurFlags() {
   return flags;
 }
 
-std::string VariableOf(absl::string_view flag) { return absl::StrCat(kPrefix, absl::AsciiStrToUpper(flag)); }
+std::string VariableOf(absl::string_view flag) {
+  return absl::StrCat(kPrefix, absl::AsciiStrToUpper(flag));
+}
 
 // Levenshtein's distance.
 size_t Distance(absl::string_view a, absl::string_view b) {
@@ -107,13 +142,15 @@ size_t Distance(absl::string_view a, absl::string_view b) {
 }
 
 // The flag somebody probably meant; empty when nothing is near.
-std::string Nearest(absl::string_view name, const std::map<std::string, absl::CommandLineFlag*>& flags) {
+std::string Nearest(absl::string_view name,
+                    const std::map<std::string, absl::CommandLineFlag*>& flags) {
   std::string best;
   size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
   for (const auto& [candidate, flag] : flags) {
     size_t distance = Distance(name, candidate);
     // "--turn_size" for --turn_size_max: the beginning or the end of a name is near, too.
-    if (name.size() >= 4 && (absl::StartsWith(candidate, name) || absl::EndsWith(candidate, name))) distance = std::min<size_t>(distance, 2);
+    if (name.size() >= 4 && (absl::StartsWith(candidate, name) || absl::EndsWith(candidate, name)))
+      distance = std::min<size_t>(distance, 2);
     if (distance < best_distance) {
       best = candidate;
       best_distance = distance;
@@ -122,11 +159,13 @@ std::string Nearest(absl::string_view name, const std::map<std::string, absl::Co
   return best;
 }
 
-absl::Status SetFlag(absl::CommandLineFlag* flag, absl::string_view value, absl::string_view source) {
+absl::Status SetFlag(absl::CommandLineFlag* flag, absl::string_view value,
+                     absl::string_view source) {
   std::string error;
   if (flag->ParseFrom(value, &error)) return absl::OkStatus();
   std::string hint = error.empty() ? "" : absl::StrCat(": ", error);
-  if (flag->IsOfType<absl::Duration>()) hint = ": write a duration with its unit, like 500ms, 10s or 24h";
+  if (flag->IsOfType<absl::Duration>())
+    hint = ": write a duration with its unit, like 500ms, 10s or 24h";
   if (flag->IsOfType<int32_t>()) hint = ": write a whole number";
   if (flag->IsOfType<bool>()) hint = ": write true or false";
   return absl::InvalidArgumentError(absl::StrCat(source, " cannot be \"", value, "\"", hint));
@@ -135,7 +174,8 @@ absl::Status SetFlag(absl::CommandLineFlag* flag, absl::string_view value, absl:
 // The file's part below the root of the repository, without its ending: "runtime/config".
 std::string Section(absl::string_view path) {
   const std::vector<absl::string_view> parts = absl::StrSplit(path, '/');
-  std::string out = parts.size() > 1 ? absl::StrCat(parts[parts.size() - 2], "/", parts.back()) : std::string(path);
+  std::string out = parts.size() > 1 ? absl::StrCat(parts[parts.size() - 2], "/", parts.back())
+                                     : std::string(path);
   if (absl::EndsWith(out, ".cc")) out.resize(out.size() - 3);
   return out;
 }
@@ -167,14 +207,16 @@ std::vector<std::string> ProcessEnvironment() {
 }  // namespace
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
-  return ParseCommandLine(std::vector<std::string>(argv + std::min(argc, 1), argv + argc), ProcessEnvironment());
+  return ParseCommandLine(std::vector<std::string>(argv + std::min(argc, 1), argv + argc),
+                          ProcessEnvironment());
 }
 
 absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments,
                                              const std::vector<std::string>& environment) {
   const auto flags = OurFlags();
   for (const std::string& entry : environment) {
-    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(entry, absl::MaxSplits('=', 1));
     if (!absl::StartsWith(parts.first, kPrefix)) continue;
     const auto it = flags.find(absl::AsciiStrToLower(parts.first.substr(kPrefix.size())));
     if (it == flags.end()) continue;
@@ -212,9 +254,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arg
     }
     if (it == flags.end()) {
       const std::string nearest = Nearest(name, flags);
-      return absl::InvalidArgumentError(absl::StrCat("unknown flag ", written,
-                                                     nearest.empty() ? "" : absl::StrCat("; did you mean --", nearest, "?"),
-                                                     " (--help lists all)"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("unknown flag ", written,
+                       nearest.empty() ? "" : absl::StrCat("; did you mean --", nearest, "?"),
+                       " (--help lists all)"));
     }
     std::string value;
     if (has_value) {
@@ -242,7 +285,8 @@ std::string FlagHelp(const std::vector<std::string>& only) {
     absl::StrAppend(&out, "\n  [", section, "]\n");
     for (const auto& [name, flag] : flags) {
       const std::string value = flag->DefaultValue();
-      absl::StrAppend(&out, "  --", name, "=", value.empty() ? "\"\"" : value, "   (", VariableOf(name), ")\n");
+      absl::StrAppend(&out, "  --", name, "=", value.empty() ? "\"\"" : value, "   (",
+                      VariableOf(name), ")\n");
       AppendWrapped(flag->Help(), 6, 100, &out);
     }
   }
@@ -259,7 +303,9 @@ std::vector<std::string> UnknownEnvironment(const std::vector<std::string>& envi
     if (flags.contains(name)) continue;
     // Only what is near a flag: the rest is Kubernetes' or somebody else's.
     const std::string nearest = Nearest(name, flags);
-    if (!nearest.empty()) out.push_back(absl::StrCat(variable, " is no setting; did you mean ", VariableOf(nearest), "?"));
+    if (!nearest.empty())
+      out.push_back(
+          absl::StrCat(variable, " is no setting; did you mean ", VariableOf(nearest), "?"));
   }
   return out;
 }
@@ -314,7 +360,9 @@ absl::Status CheckServerConfig(const ServerConfig& c) {
       {"breaker_pending_max", c.breaker_pending_max},
       {"breaker_failures_max", c.breaker_failures_max}};
   for (const auto& [name, value] : at_least_one) {
-    if (value < 1) return absl::InvalidArgumentError(absl::StrCat("--", name, " must be at least 1, not ", value));
+    if (value < 1)
+      return absl::InvalidArgumentError(
+          absl::StrCat("--", name, " must be at least 1, not ", value));
   }
   const std::vector<std::pair<const char*, absl::Duration>> positive = {
       {"timer_period", c.timer_period},
@@ -337,7 +385,8 @@ absl::Status CheckServerConfig(const ServerConfig& c) {
   }
   if (c.queue_size_max < c.turn_size_max) {
     return absl::InvalidArgumentError(absl::StrCat("--queue_size_max (", c.queue_size_max,
-                                                   ") must not be less than --turn_size_max (", c.turn_size_max, ")"));
+                                                   ") must not be less than --turn_size_max (",
+                                                   c.turn_size_max, ")"));
   }
   if (c.breaker_open_max < c.breaker_open) {
     return absl::InvalidArgumentError("--breaker_open_max must not be less than --breaker_open");
@@ -355,7 +404,8 @@ RpcServerOptions RpcServerOptionsOf(const ServerConfig& config) {
   options.inflight_max = config.rpc_inflight_max;
   options.streams_max = config.rpc_streams_max;
   options.request_bytes_max = config.rpc_request_bytes_max;
-  options.deadline_ms_default = static_cast<int>(absl::ToInt64Milliseconds(config.rpc_deadline_default));
+  options.deadline_ms_default =
+      static_cast<int>(absl::ToInt64Milliseconds(config.rpc_deadline_default));
   options.connection_age_max = config.rpc_connection_age_max;
   options.watchdog_period = config.watchdog_period;
   return options;
@@ -376,8 +426,10 @@ RpcClientOptions RpcClientOptionsOf(const ServerConfig& config) {
 int64_t RaiseFileLimit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return -1;
-  constexpr rlim_t kWanted = 65536;  // far above any sidecar's connections, far below what would slow a close-all loop
-  const rlim_t reachable = limit.rlim_max == RLIM_INFINITY ? kWanted : std::min(kWanted, limit.rlim_max);
+  constexpr rlim_t kWanted =
+      65536;  // far above any sidecar's connections, far below what would slow a close-all loop
+  const rlim_t reachable =
+      limit.rlim_max == RLIM_INFINITY ? kWanted : std::min(kWanted, limit.rlim_max);
   if (limit.rlim_cur < reachable) {
     limit.rlim_cur = reachable;
     if (setrlimit(RLIMIT_NOFILE, &limit) != 0) getrlimit(RLIMIT_NOFILE, &limit);

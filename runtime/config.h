@@ -5,10 +5,12 @@
 //   if (line->help) { std::cout << "gaekju serve CONTEXT…\n" << FlagHelp(); return 0; }
 //   ServerConfig config = ServerConfigFromFlags();
 //
-// A flag is an ABSL_FLAG anywhere in the program: --turn_size_max=128, --turn-size-max 128, --nobreaker. Each can also be set by the environment as
-// GAEKJU_<NAME> (GAEKJU_TURN_SIZE_MAX=128); the command line wins. Unknown flags are errors that name the nearest one. Unknown GAEKJU_* variables are
-// only reported (see UnknownEnvironment), because Kubernetes makes some by itself for a Service called gaekju-… (GAEKJU_ORDER_SERVICE_HOST); for that
-// reason no flag is called port, or ends in _port, _host, _addr or _proto.
+// A flag is an ABSL_FLAG anywhere in the program: --turn_size_max=128, --turn-size-max 128,
+// --nobreaker. Each can also be set by the environment as GAEKJU_<NAME> (GAEKJU_TURN_SIZE_MAX=128);
+// the command line wins. Unknown flags are errors that name the nearest one. Unknown GAEKJU_*
+// variables are only reported (see UnknownEnvironment), because Kubernetes makes some by itself for
+// a Service called gaekju-… (GAEKJU_ORDER_SERVICE_HOST); for that reason no flag is called port, or
+// ends in _port, _host, _addr or _proto.
 #ifndef GAEKJU_RUNTIME_CONFIG_H_
 #define GAEKJU_RUNTIME_CONFIG_H_
 
@@ -24,31 +26,36 @@
 namespace gaekju::runtime {
 
 struct CommandLine {
-  std::vector<std::string> arguments;  // what is not a flag, without the program's name; everything after "--"
-  bool help = false;                   // --help, -h
+  std::vector<std::string>
+      arguments;      // what is not a flag, without the program's name; everything after "--"
+  bool help = false;  // --help, -h
 };
 
-// Sets flags from the environment, then from the command line. INVALID_ARGUMENT: one line a person can act on.
+// Sets flags from the environment, then from the command line. INVALID_ARGUMENT: one line a person
+// can act on.
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv);
 // As above with an environment of "NAME=value"s. For tests.
-absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments, const std::vector<std::string>& environment);
+absl::StatusOr<CommandLine> ParseCommandLine(const std::vector<std::string>& arguments,
+                                             const std::vector<std::string>& environment);
 
-// All flags by the file that defines them, each with its variable, default and what it does. `only`: names of flags; empty for all.
+// All flags by the file that defines them, each with its variable, default and what it does.
+// `only`: names of flags; empty for all.
 std::string FlagHelp(const std::vector<std::string>& only = {});
 
-// GAEKJU_* variables that look like a flag and are none, each with the nearest flag: worth a warning in the log.
+// GAEKJU_* variables that look like a flag and are none, each with the nearest flag: worth a
+// warning in the log.
 std::vector<std::string> UnknownEnvironment(const std::vector<std::string>& environment);
 std::vector<std::string> UnknownEnvironment();
 
 // What every server is configured by. Defaults, units and reasons stand in --help (config.cc).
 struct ServerConfig {
   // --- where
-  std::string listen;        // "127.0.0.1:50051"
-  std::string database;      // libpq conninfo or URI; see DatabaseOf
-  std::string nats;          // "nats://127.0.0.1:4222"
+  std::string listen;    // "127.0.0.1:50051"
+  std::string database;  // libpq conninfo or URI; see DatabaseOf
+  std::string nats;      // "nats://127.0.0.1:4222"
   std::string peers;
   std::string peer_default;
-  std::string metrics;       // "127.0.0.1:9464"; empty: none
+  std::string metrics;  // "127.0.0.1:9464"; empty: none
   // --- logs
   std::string log_level;
   std::string log_format;
@@ -91,7 +98,8 @@ std::string DatabaseOf(const ServerConfig& config, absl::string_view context);
 RpcServerOptions RpcServerOptionsOf(const ServerConfig& config);
 RpcClientOptions RpcClientOptionsOf(const ServerConfig& config);
 
-// Raises the limit of open files as far as the system lets (reliability: an exhausted one kills gRPC 1.51's listener). Returns the new limit.
+// Raises the limit of open files as far as the system lets (reliability: an exhausted one kills
+// gRPC 1.51's listener). Returns the new limit.
 int64_t RaiseFileLimit();
 
 }  // namespace gaekju::runtime

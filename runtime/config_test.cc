@@ -30,9 +30,10 @@ TEST_F(ConfigTest, DefaultsAreValid) {
 }
 
 TEST_F(ConfigTest, FlagsInEverySpelling) {
-  const auto line = ParseCommandLine({"serve", "--turn_size_max=7", "payment", "--statement-timeout", "250ms", "--nobreaker",
-                                      "-log_level=debug", "--", "--not-a-flag"},
-                                     {});
+  const auto line =
+      ParseCommandLine({"serve", "--turn_size_max=7", "payment", "--statement-timeout", "250ms",
+                        "--nobreaker", "-log_level=debug", "--", "--not-a-flag"},
+                       {});
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_THAT(line->arguments, ElementsAre("serve", "payment", "--not-a-flag"));
   EXPECT_FALSE(line->help);
@@ -44,7 +45,10 @@ TEST_F(ConfigTest, FlagsInEverySpelling) {
 }
 
 TEST_F(ConfigTest, TheCommandLineWinsOverTheEnvironment) {
-  ASSERT_TRUE(ParseCommandLine({"--turn_size_max=7"}, {"GAEKJU_TURN_SIZE_MAX=9", "GAEKJU_QUEUE_SIZE_MAX=99", "TURN_SIZE_MAX=1"}).ok());
+  ASSERT_TRUE(
+      ParseCommandLine({"--turn_size_max=7"},
+                       {"GAEKJU_TURN_SIZE_MAX=9", "GAEKJU_QUEUE_SIZE_MAX=99", "TURN_SIZE_MAX=1"})
+          .ok());
   EXPECT_EQ(absl::GetFlag(FLAGS_turn_size_max), 7);
   EXPECT_EQ(ServerConfigFromFlags().queue_size_max, 99);
 }
@@ -73,9 +77,11 @@ TEST_F(ConfigTest, MistakesAreToldWithWhatToWriteInstead) {
 }
 
 TEST_F(ConfigTest, KubernetesOwnVariablesAreNoMistake) {
-  EXPECT_THAT(UnknownEnvironment({"GAEKJU_ORDER_SERVICE_HOST=10.0.0.1", "GAEKJU_ORDER_SERVICE_PORT_GRPC=50051",
-                                  "GAEKJU_ORDER_PORT_50051_TCP_PROTO=tcp", "GAEKJU_DESCRIPTOR_SET=x", "PATH=/bin"}),
-              IsEmpty());
+  EXPECT_THAT(
+      UnknownEnvironment(
+          {"GAEKJU_ORDER_SERVICE_HOST=10.0.0.1", "GAEKJU_ORDER_SERVICE_PORT_GRPC=50051",
+           "GAEKJU_ORDER_PORT_50051_TCP_PROTO=tcp", "GAEKJU_DESCRIPTOR_SET=x", "PATH=/bin"}),
+      IsEmpty());
   EXPECT_THAT(UnknownEnvironment({"GAEKJU_LISTN=1", "GAEKJU_LISTEN=127.0.0.1:1"}),
               ElementsAre("GAEKJU_LISTN is no setting; did you mean GAEKJU_LISTEN?"));
 }
@@ -97,7 +103,8 @@ TEST_F(ConfigTest, HelpTellsEveryFlagItsVariableAndDefault) {
   EXPECT_THAT(help, HasSubstr("--turn_size_max=512   (GAEKJU_TURN_SIZE_MAX)"));
   EXPECT_THAT(help, HasSubstr("--statement_timeout=5s"));
   EXPECT_THAT(help, HasSubstr("[runtime/config]"));
-  for (const char* word : {"postgresql://", "nats://", "order=127.0.0.1:50051", "Kubernetes"}) EXPECT_THAT(help, HasSubstr(word));
+  for (const char* word : {"postgresql://", "nats://", "order=127.0.0.1:50051", "Kubernetes"})
+    EXPECT_THAT(help, HasSubstr(word));
   const std::string one = FlagHelp({"listen"});
   EXPECT_THAT(one, HasSubstr("--listen="));
   EXPECT_THAT(one, testing::Not(HasSubstr("--nats=")));
@@ -109,11 +116,16 @@ TEST_F(ConfigTest, ValuesOutOfRangeNameTheFlag) {
     change(config);
     return std::string(CheckServerConfig(config).message());
   };
-  EXPECT_THAT(message_with([](ServerConfig& c) { c.turn_size_max = 0; }), HasSubstr("--turn_size_max must be at least 1"));
-  EXPECT_THAT(message_with([](ServerConfig& c) { c.lock_timeout = absl::ZeroDuration(); }), HasSubstr("--lock_timeout"));
-  EXPECT_THAT(message_with([](ServerConfig& c) { c.queue_size_max = 1; }), HasSubstr("--queue_size_max (1)"));
-  EXPECT_THAT(message_with([](ServerConfig& c) { c.breaker_open = absl::Hours(1); }), HasSubstr("--breaker_open_max"));
-  EXPECT_THAT(message_with([](ServerConfig& c) { c.drain_timeout = absl::Seconds(-1); }), HasSubstr("--drain_timeout"));
+  EXPECT_THAT(message_with([](ServerConfig& c) { c.turn_size_max = 0; }),
+              HasSubstr("--turn_size_max must be at least 1"));
+  EXPECT_THAT(message_with([](ServerConfig& c) { c.lock_timeout = absl::ZeroDuration(); }),
+              HasSubstr("--lock_timeout"));
+  EXPECT_THAT(message_with([](ServerConfig& c) { c.queue_size_max = 1; }),
+              HasSubstr("--queue_size_max (1)"));
+  EXPECT_THAT(message_with([](ServerConfig& c) { c.breaker_open = absl::Hours(1); }),
+              HasSubstr("--breaker_open_max"));
+  EXPECT_THAT(message_with([](ServerConfig& c) { c.drain_timeout = absl::Seconds(-1); }),
+              HasSubstr("--drain_timeout"));
 }
 
 TEST_F(ConfigTest, EachContextHasItsDatabase) {
@@ -123,7 +135,9 @@ TEST_F(ConfigTest, EachContextHasItsDatabase) {
 }
 
 TEST_F(ConfigTest, OptionsCarryTheFlags) {
-  ASSERT_TRUE(ParseCommandLine({"--rpc_deadline_default=1500ms", "--breaker_open=2s", "--peers=a=b:1"}, {}).ok());
+  ASSERT_TRUE(
+      ParseCommandLine({"--rpc_deadline_default=1500ms", "--breaker_open=2s", "--peers=a=b:1"}, {})
+          .ok());
   const ServerConfig config = ServerConfigFromFlags();
   EXPECT_EQ(RpcServerOptionsOf(config).deadline_ms_default, 1500);
   EXPECT_EQ(RpcClientOptionsOf(config).breaker.open_us, 2'000'000);

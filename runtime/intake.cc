@@ -40,17 +40,18 @@ int64_t Intake::dead_count() const { return shared_->dead_count; }
 void Intake::Shared::Bury(const BusDelivery& delivery, const std::string& reason) {
   ++dead_count;
   if (options.dead) {
-    options.dead(absl::StrCat(delivery.stream, "/", delivery.stream_seq, " ", delivery.subject), reason);
+    options.dead(absl::StrCat(delivery.stream, "/", delivery.stream_seq, " ", delivery.subject),
+                 reason);
   }
   // Acked only when the dead letter is stored; until then it comes again.
   bus->Publish(DeadLetter(delivery, options.context, reason),
-                [delivery, delay = options.nak_delay](absl::StatusOr<uint64_t> stored) {
-                  if (stored.ok() || stored.status().code() == absl::StatusCode::kInvalidArgument) {
-                    delivery.Ack();
-                  } else {
-                    delivery.Nak(delay);
-                  }
-                });
+               [delivery, delay = options.nak_delay](absl::StatusOr<uint64_t> stored) {
+                 if (stored.ok() || stored.status().code() == absl::StatusCode::kInvalidArgument) {
+                   delivery.Ack();
+                 } else {
+                   delivery.Nak(delay);
+                 }
+               });
 }
 
 void Intake::Take(BusDelivery delivery) {
@@ -72,9 +73,11 @@ void Intake::Take(BusDelivery delivery) {
       }
     }
     if (--settlement->open > 0) return;
-    // Whoever comes last is alone. An envelope that was not processed brings the whole message again; handlers are idempotent.
+    // Whoever comes last is alone. An envelope that was not processed brings the whole message
+    // again; handlers are idempotent.
     if (settlement->again) return settlement->delivery.Nak(shared->options.nak_delay);
-    if (!settlement->dead_reason.empty()) return shared->Bury(settlement->delivery, settlement->dead_reason);
+    if (!settlement->dead_reason.empty())
+      return shared->Bury(settlement->delivery, settlement->dead_reason);
     settlement->delivery.Ack();
   };
   for (DecodedEnvelope& decoded : *envelopes) Submit(std::move(decoded), settled);
@@ -95,25 +98,34 @@ void Intake::Submit(DecodedEnvelope decoded, std::function<void(absl::Status)> s
     return loop_->Submit(std::move(result), std::move(envelope.traceparent), std::move(settled));
   }
   const bool is_command = envelope.kind == flow::Envelope::Kind::kCommand;
-  const flow::Handler* handler = is_command ? loop_->FindHandler(envelope.type) : loop_->FindEvent(envelope.type);
+  const flow::Handler* handler =
+      is_command ? loop_->FindHandler(envelope.type) : loop_->FindEvent(envelope.type);
   if (handler == nullptr) {
     // Sources publish events of which a context needs only some.
     if (!is_command) return settled(absl::OkStatus());
-    return settled(absl::InvalidArgumentError(absl::StrCat(shared_->options.context, " does not know ", envelope.type)));
+    return settled(absl::InvalidArgumentError(
+        absl::StrCat(shared_->options.context, " does not know ", envelope.type)));
   }
   std::unique_ptr<google::protobuf::Message> message(handler->request().New());
   if (!message->ParseFromString(envelope.payload)) {
-    return settled(absl::InvalidArgumentError(absl::StrCat("the payload is no ", message->GetTypeName())));
+    return settled(
+        absl::InvalidArgumentError(absl::StrCat("the payload is no ", message->GetTypeName())));
   }
   if (shared_->options.make_uuid) caller.request_uuid = shared_->options.make_uuid();
   if (is_command) {
     caller.reply_to = std::move(envelope.reply_to);
-    loop_->Submit(Command{handler, std::move(message), std::move(caller), std::move(envelope.order_id),
-                          std::move(envelope.step_id), envelope.undo, std::move(settled)});
+    loop_->Submit(Command{handler, std::move(message), std::move(caller),
+                          std::move(envelope.order_id), std::move(envelope.step_id), envelope.undo,
+                          std::move(settled)});
     return;
   }
-  caller.event = {std::move(decoded.source),   std::move(decoded.id), std::move(envelope.type),
-                  std::move(envelope.resource), std::move(envelope.order_id), envelope.version, envelope.time_us};
+  caller.event = {std::move(decoded.source),
+                  std::move(decoded.id),
+                  std::move(envelope.type),
+                  std::move(envelope.resource),
+                  std::move(envelope.order_id),
+                  envelope.version,
+                  envelope.time_us};
   loop_->Submit(Event{handler, std::move(message), std::move(caller), std::move(settled)});
 }
 

@@ -1,10 +1,12 @@
-// intake.h: turns what comes from the bus (commands, answers, events) into items of the turn loop, and settles it afterwards.
+// intake.h: turns what comes from the bus (commands, answers, events) into items of the turn loop,
+// and settles it afterwards.
 //
 //   Intake intake(options, context, &loop, &bus);
 //   spec.handler = [&](BusDelivery delivery) { intake.Take(std::move(delivery)); };
 //
-// A message may carry many envelopes; it is acked when each has been committed. What can never work (undecodable, unknown type, refused
-// by its decider as an event) goes to the subject gaekju.dead.<context> with the reason, and is acked once that is stored.
+// A message may carry many envelopes; it is acked when each has been committed. What can never work
+// (undecodable, unknown type, refused by its decider as an event) goes to the subject
+// gaekju.dead.<context> with the reason, and is acked once that is stored.
 //
 // The bus outlives the loop. Thread-safe. Take returns at once.
 #ifndef GAEKJU_RUNTIME_INTAKE_H_

@@ -57,7 +57,8 @@ class IntakeTest : public testing::Test {
   }
   int64_t WaitForSettled(size_t count) {
     std::unique_lock<std::mutex> lock(mutex_);
-    EXPECT_TRUE(wake_.wait_for(lock, std::chrono::seconds(60), [&] { return settled_.size() >= count; }));
+    EXPECT_TRUE(
+        wake_.wait_for(lock, std::chrono::seconds(60), [&] { return settled_.size() >= count; }));
     return settled_.back();
   }
   static flow::Envelope Command(const std::string& order, const std::string& how = "") {
@@ -134,7 +135,8 @@ TEST_F(IntakeTest, PoisonGoesToTheDeadLettersAndTheRestOfItsMessageIsDone) {
   ASSERT_EQ(bus_.stored().size(), 3u);
   EXPECT_EQ(bus_.stored()[0].subject, "gaekju.dead.toy");
   EXPECT_EQ(bus_.stored()[0].body, "rubbish");
-  EXPECT_THAT(FindHeader(bus_.stored()[1].headers, "gaekju-dead-reason"), testing::HasSubstr("no.such.Method"));
+  EXPECT_THAT(FindHeader(bus_.stored()[1].headers, "gaekju-dead-reason"),
+              testing::HasSubstr("no.such.Method"));
 }
 
 TEST_F(IntakeTest, DeadLetterThatCannotBeStoredComesAgain) {

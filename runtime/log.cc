@@ -22,8 +22,8 @@ std::atomic<int> log_level{static_cast<int>(LogLevel::kInfo)};
 namespace {
 
 constexpr absl::string_view kLevelNames[] = {"debug", "info", "warning", "error"};
-constexpr spdlog::level::level_enum kSpdlogLevels[] = {spdlog::level::debug, spdlog::level::info, spdlog::level::warn,
-                                                       spdlog::level::err};
+constexpr spdlog::level::level_enum kSpdlogLevels[] = {spdlog::level::debug, spdlog::level::info,
+                                                       spdlog::level::warn, spdlog::level::err};
 
 // What ConfigureLog sets. Read by every line without a lock: it is set before threads start.
 struct Settings {
@@ -40,7 +40,8 @@ spdlog::logger& Logger() {
   static auto* logger = [] {
     auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
     auto* made = new spdlog::logger("gaekju", std::move(sink));
-    made->set_formatter(std::make_unique<spdlog::pattern_formatter>("%v"));  // we write the whole line ourselves
+    made->set_formatter(
+        std::make_unique<spdlog::pattern_formatter>("%v"));  // we write the whole line ourselves
     made->set_level(spdlog::level::trace);
     made->flush_on(spdlog::level::trace);
     return made;
@@ -48,18 +49,31 @@ spdlog::logger& Logger() {
   return *logger;
 }
 
-// Appends `text` as the inside of a JSON string. Bytes that are no UTF-8 are replaced, so that a line always parses.
+// Appends `text` as the inside of a JSON string. Bytes that are no UTF-8 are replaced, so that a
+// line always parses.
 void AppendJsonText(absl::string_view text, std::string* out) {
-  const auto continuation = [&](size_t i) { return i < text.size() && (static_cast<uint8_t>(text[i]) & 0xc0) == 0x80; };
+  const auto continuation = [&](size_t i) {
+    return i < text.size() && (static_cast<uint8_t>(text[i]) & 0xc0) == 0x80;
+  };
   for (size_t i = 0; i < text.size();) {
     const auto c = static_cast<uint8_t>(text[i]);
     if (c < 0x80) {
       switch (c) {
-        case '"': absl::StrAppend(out, "\\\""); break;
-        case '\\': absl::StrAppend(out, "\\\\"); break;
-        case '\n': absl::StrAppend(out, "\\n"); break;
-        case '\t': absl::StrAppend(out, "\\t"); break;
-        case '\r': absl::StrAppend(out, "\\r"); break;
+        case '"':
+          absl::StrAppend(out, "\\\"");
+          break;
+        case '\\':
+          absl::StrAppend(out, "\\\\");
+          break;
+        case '\n':
+          absl::StrAppend(out, "\\n");
+          break;
+        case '\t':
+          absl::StrAppend(out, "\\t");
+          break;
+        case '\r':
+          absl::StrAppend(out, "\\r");
+          break;
         default:
           if (c < 0x20 || c == 0x7f) {
             absl::StrAppendFormat(out, "\\u%04x", c);
@@ -70,11 +84,14 @@ void AppendJsonText(absl::string_view text, std::string* out) {
       ++i;
       continue;
     }
-    size_t length = c >= 0xf0 && c <= 0xf4 ? 4 : c >= 0xe0 && c < 0xf0 ? 3 : c >= 0xc2 && c < 0xe0 ? 2 : 0;
+    size_t length = c >= 0xf0 && c <= 0xf4  ? 4
+                    : c >= 0xe0 && c < 0xf0 ? 3
+                    : c >= 0xc2 && c < 0xe0 ? 2
+                                            : 0;
     const uint8_t second = i + 1 < text.size() ? static_cast<uint8_t>(text[i + 1]) : 0;
     // Overlong forms, surrogates, and what is above U+10FFFF.
-    if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) || (c == 0xf0 && second < 0x90) ||
-        (c == 0xf4 && second > 0x8f)) {
+    if ((c == 0xe0 && second < 0xa0) || (c == 0xed && second > 0x9f) ||
+        (c == 0xf0 && second < 0x90) || (c == 0xf4 && second > 0x8f)) {
       length = 0;
     }
     for (size_t k = 1; k < length; ++k) {
@@ -92,9 +109,14 @@ void AppendJsonText(absl::string_view text, std::string* out) {
 
 void AppendValue(const LogField& field, std::string* out) {
   switch (field.kind) {
-    case LogField::Kind::kString: break;
-    case LogField::Kind::kInt: absl::StrAppend(out, field.integer); break;
-    case LogField::Kind::kBool: absl::StrAppend(out, field.integer ? "true" : "false"); break;
+    case LogField::Kind::kString:
+      break;
+    case LogField::Kind::kInt:
+      absl::StrAppend(out, field.integer);
+      break;
+    case LogField::Kind::kBool:
+      absl::StrAppend(out, field.integer ? "true" : "false");
+      break;
     case LogField::Kind::kDouble:
       if (std::isfinite(field.real)) {
         absl::StrAppend(out, field.real);
@@ -116,14 +138,15 @@ bool IsPlain(absl::string_view text) {
 
 }  // namespace
 
-std::string FormatLogLine(LogFormat format, int64_t time_us, LogLevel level, absl::string_view message,
-                          const LogField* fields, size_t field_count) {
+std::string FormatLogLine(LogFormat format, int64_t time_us, LogLevel level,
+                          absl::string_view message, const LogField* fields, size_t field_count) {
   std::string out;
   out.reserve(128 + message.size() + field_count * 32);
   const absl::string_view level_name = kLevelNames[static_cast<int>(level)];
   const absl::Time time = absl::FromUnixMicros(time_us);
   if (format == LogFormat::kJson) {
-    absl::StrAppend(&out, "{\"ts\":\"", absl::FormatTime("%Y-%m-%d%ET%H:%M:%E6SZ", time, absl::UTCTimeZone()),
+    absl::StrAppend(&out, "{\"ts\":\"",
+                    absl::FormatTime("%Y-%m-%d%ET%H:%M:%E6SZ", time, absl::UTCTimeZone()),
                     "\",\"level\":\"", level_name, "\",\"msg\":\"");
     AppendJsonText(message, &out);
     out.push_back('"');
@@ -168,7 +191,8 @@ absl::Status ConfigureLog(absl::string_view level, absl::string_view format, Log
         absl::StrCat("log level \"", level, "\" is none of debug, info, warning, error"));
   }
   if (format != "json" && format != "text") {
-    return absl::InvalidArgumentError(absl::StrCat("log format \"", format, "\" is neither json nor text"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("log format \"", format, "\" is neither json nor text"));
   }
   Settings& settings = GlobalSettings();
   settings.format = format == "json" ? LogFormat::kJson : LogFormat::kText;
@@ -200,7 +224,8 @@ void Log(LogLevel level, absl::string_view message, LogFields fields) {
     all.insert(all.end(), fields.begin(), fields.end());
     line = FormatLogLine(settings.format, now_us, level, message, all.data(), all.size());
   }
-  Logger().log(kSpdlogLevels[static_cast<int>(level)], spdlog::string_view_t(line.data(), line.size()));
+  Logger().log(kSpdlogLevels[static_cast<int>(level)],
+               spdlog::string_view_t(line.data(), line.size()));
 }
 
 int64_t LogLimit::Allow() {
@@ -208,7 +233,8 @@ int64_t LogLimit::Allow() {
                              std::chrono::steady_clock::now().time_since_epoch())
                              .count();
   int64_t next = next_us_.load(std::memory_order_relaxed);
-  if (now_us >= next && next_us_.compare_exchange_strong(next, now_us + period_us_, std::memory_order_relaxed)) {
+  if (now_us >= next &&
+      next_us_.compare_exchange_strong(next, now_us + period_us_, std::memory_order_relaxed)) {
     return skipped_.exchange(0, std::memory_order_relaxed);
   }
   skipped_.fetch_add(1, std::memory_order_relaxed);

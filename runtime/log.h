@@ -1,10 +1,13 @@
 // log.h: structured log lines on stderr: JSON for machines (default), or text for people.
 //
-//   LogInfo("order placed", {{"context", "order"}, {"order_id", id}, {"trace_id", TraceIdOf(traceparent)}, {"took_ms", 12}});
-//   {"ts":"2026-11-21T13:05:38.123456Z","level":"info","msg":"order placed","context":"order","order_id":"…","took_ms":12}
+//   LogInfo("order placed", {{"context", "order"}, {"order_id", id}, {"trace_id",
+//   TraceIdOf(traceparent)}, {"took_ms", 12}});
+//   {"ts":"2026-11-21T13:05:38.123456Z","level":"info","msg":"order
+//   placed","context":"order","order_id":"…","took_ms":12}
 //
-// Field names used everywhere: context, order_id, step_id, trace_id, method, peer, resource, subject, error, reason. Empty strings are left out.
-// A line costs a few microseconds: nothing is logged per request above debug. Thread-safe.
+// Field names used everywhere: context, order_id, step_id, trace_id, method, peer, resource,
+// subject, error, reason. Empty strings are left out. A line costs a few microseconds: nothing is
+// logged per request above debug. Thread-safe.
 #ifndef GAEKJU_RUNTIME_LOG_H_
 #define GAEKJU_RUNTIME_LOG_H_
 
@@ -41,8 +44,9 @@ struct LogField {
 };
 using LogFields = std::initializer_list<LogField>;
 
-// Sets level ("debug", "info", "warning", "error") and format ("json", "text"). INVALID_ARGUMENT names what it does not know.
-// Fields of `common` are added to every line (context="payment"). Call once, before threads start; without it: info, json.
+// Sets level ("debug", "info", "warning", "error") and format ("json", "text"). INVALID_ARGUMENT
+// names what it does not know. Fields of `common` are added to every line (context="payment"). Call
+// once, before threads start; without it: info, json.
 absl::Status ConfigureLog(absl::string_view level, absl::string_view format, LogFields common = {});
 
 namespace internal {
@@ -56,13 +60,20 @@ void Log(LogLevel level, absl::string_view message, LogFields fields = {});
 inline void LogDebug(absl::string_view message, LogFields fields = {}) {
   if (LogEnabled(LogLevel::kDebug)) Log(LogLevel::kDebug, message, fields);
 }
-inline void LogInfo(absl::string_view message, LogFields fields = {}) { Log(LogLevel::kInfo, message, fields); }
-inline void LogWarning(absl::string_view message, LogFields fields = {}) { Log(LogLevel::kWarning, message, fields); }
-inline void LogError(absl::string_view message, LogFields fields = {}) { Log(LogLevel::kError, message, fields); }
+inline void LogInfo(absl::string_view message, LogFields fields = {}) {
+  Log(LogLevel::kInfo, message, fields);
+}
+inline void LogWarning(absl::string_view message, LogFields fields = {}) {
+  Log(LogLevel::kWarning, message, fields);
+}
+inline void LogError(absl::string_view message, LogFields fields = {}) {
+  Log(LogLevel::kError, message, fields);
+}
 
 // Lets one line through per period, for what repeats while something is down.
 //   static LogLimit limit(5'000'000);
-//   if (int64_t skipped = limit.Allow(); skipped >= 0) LogWarning("bus is down", {{"skipped", skipped}});
+//   if (int64_t skipped = limit.Allow(); skipped >= 0) LogWarning("bus is down", {{"skipped",
+//   skipped}});
 class LogLimit {
  public:
   explicit LogLimit(int64_t period_us) : period_us_(period_us) {}
@@ -76,8 +87,8 @@ class LogLimit {
 };
 
 // The line that would be written, without the newline. Exposed for tests.
-std::string FormatLogLine(LogFormat format, int64_t time_us, LogLevel level, absl::string_view message,
-                          const LogField* fields, size_t field_count);
+std::string FormatLogLine(LogFormat format, int64_t time_us, LogLevel level,
+                          absl::string_view message, const LogField* fields, size_t field_count);
 
 }  // namespace gaekju::runtime
 

@@ -19,9 +19,10 @@ namespace {
 
 // google.rpc.Code by number, as labels.
 constexpr const char* kCodeNames[kStatusCodeCount] = {
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"};
+    "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+    "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+    "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+    "DATA_LOSS", "UNAUTHENTICATED"};
 
 void AddTo(std::atomic<double>& target, double n) {
   double seen = target.load(std::memory_order_relaxed);
@@ -35,7 +36,8 @@ void Gauge::Add(double n) { AddTo(value_, n); }
 
 Histogram::Histogram(std::vector<double> bounds)
     : bounds_(std::move(bounds)), buckets_(new std::atomic<int64_t>[bounds_.size() + 1]) {
-  GK_CHECK(std::is_sorted(bounds_.begin(), bounds_.end()) && !bounds_.empty()) << "bounds of a histogram";
+  GK_CHECK(std::is_sorted(bounds_.begin(), bounds_.end()) && !bounds_.empty())
+      << "bounds of a histogram";
   for (size_t i = 0; i <= bounds_.size(); ++i) buckets_[i].store(0, std::memory_order_relaxed);
 }
 
@@ -75,8 +77,10 @@ struct Metrics::Impl : public prometheus::Collectable {
 
   Family& FamilyOf(absl::string_view name, absl::string_view help, prometheus::MetricType type)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    auto [it, made] = families.try_emplace(absl::StrCat("gaekju_", name), Family{type, std::string(help), {}, {}, {}});
-    GK_CHECK(it->second.type == type) << "metric " << std::string(name) << " is of another type already";
+    auto [it, made] = families.try_emplace(absl::StrCat("gaekju_", name),
+                                           Family{type, std::string(help), {}, {}, {}});
+    GK_CHECK(it->second.type == type)
+        << "metric " << std::string(name) << " is of another type already";
     return it->second;
   }
   Counter& CounterOf(absl::string_view name, absl::string_view help, const Labels& labels)
@@ -97,14 +101,16 @@ struct Metrics::Impl : public prometheus::Collectable {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     auto [it, made] = methods.try_emplace({std::string(side), labels});
     if (made) {
-      it->second.reset(new MethodMetrics{HistogramOf(
-          absl::StrCat("rpc_", side, "_seconds"), absl::StrCat("Time from the request to its end of RPCs ", doing, "."),
-          SecondsBounds(), labels)});
+      it->second.reset(new MethodMetrics{
+          HistogramOf(absl::StrCat("rpc_", side, "_seconds"),
+                      absl::StrCat("Time from the request to its end of RPCs ", doing, "."),
+                      SecondsBounds(), labels)});
       for (int code = 0; code < kStatusCodeCount; ++code) {
         Labels with_code = labels;
         with_code.emplace_back("code", kCodeNames[code]);
         it->second->by_code[code] =
-            &CounterOf(absl::StrCat("rpc_", side, "_total"), absl::StrCat("RPCs ", doing, " by status code."), with_code);
+            &CounterOf(absl::StrCat("rpc_", side, "_total"),
+                       absl::StrCat("RPCs ", doing, " by status code."), with_code);
       }
     }
     return *it->second;
@@ -139,8 +145,9 @@ struct Metrics::Impl : public prometheus::Collectable {
         h.sample_sum = histogram.sum();
         for (size_t i = 0; i <= histogram.bounds().size(); ++i) {
           h.sample_count += static_cast<uint64_t>(histogram.bucket(i));
-          h.bucket.push_back({h.sample_count, i < histogram.bounds().size() ? histogram.bounds()[i]
-                                                                            : std::numeric_limits<double>::infinity()});
+          h.bucket.push_back({h.sample_count, i < histogram.bounds().size()
+                                                  ? histogram.bounds()[i]
+                                                  : std::numeric_limits<double>::infinity()});
         }
       }
       if (made.metric.empty()) out.pop_back();
@@ -150,8 +157,10 @@ struct Metrics::Impl : public prometheus::Collectable {
 
   mutable absl::Mutex mutex;
   std::map<std::string, Family> families ABSL_GUARDED_BY(mutex);
-  std::map<std::string, std::unique_ptr<ContextMetrics>, std::less<>> contexts ABSL_GUARDED_BY(mutex);
-  std::map<std::pair<std::string, Labels>, std::unique_ptr<MethodMetrics>> methods ABSL_GUARDED_BY(mutex);
+  std::map<std::string, std::unique_ptr<ContextMetrics>, std::less<>> contexts
+      ABSL_GUARDED_BY(mutex);
+  std::map<std::pair<std::string, Labels>, std::unique_ptr<MethodMetrics>> methods
+      ABSL_GUARDED_BY(mutex);
   std::map<std::string, std::unique_ptr<PeerMetrics>, std::less<>> peers ABSL_GUARDED_BY(mutex);
 };
 
@@ -177,21 +186,26 @@ ContextMetrics& Metrics::ForContext(absl::string_view context) {
     return impl_->CounterOf("step_results_total", "Results of saga steps and undos.", with_outcome);
   };
   auto* made = new ContextMetrics{
-      impl_->HistogramOf("turn_size", "Requests decided and committed together.", SizeBounds(), labels),
-      impl_->HistogramOf("turn_seconds", "Time of a turn, from loading its rows to COMMIT.", SecondsBounds(), labels),
+      impl_->HistogramOf("turn_size", "Requests decided and committed together.", SizeBounds(),
+                         labels),
+      impl_->HistogramOf("turn_seconds", "Time of a turn, from loading its rows to COMMIT.",
+                         SecondsBounds(), labels),
       gauge("queue_depth", "Requests that wait for a turn."),
       gauge("waiting_callers", "Callers parked until a later turn resolves them."),
       counter("turn_retries_total", "Turns run again after a conflict or a lost connection."),
-      counter("overload_refusals_total", "Requests refused because the queue was full or their deadline hopeless."),
+      counter("overload_refusals_total",
+              "Requests refused because the queue was full or their deadline hopeless."),
       counter("timer_items_total", "Rows whose time had come: retries and expiries."),
       counter("database_connects_total", "Connections made to PostgreSQL."),
       gauge("ready", "1 when the context takes requests."),
-      gauge("outbox_lag_seconds", "Age of the oldest outbox row that JetStream has not acknowledged."),
+      gauge("outbox_lag_seconds",
+            "Age of the oldest outbox row that JetStream has not acknowledged."),
       gauge("outbox_pending", "Outbox rows that JetStream has not acknowledged."),
       counter("published_total", "Messages that JetStream acknowledged."),
       counter("publish_failures_total", "Publish attempts that ended without an acknowledgement."),
       counter("republished_total", "Outbox rows published again on purpose."),
-      counter("stream_epochs_total", "How often a stream was found younger or shorter than what had been published."),
+      counter("stream_epochs_total",
+              "How often a stream was found younger or shorter than what had been published."),
       counter("outbox_pruned_total", "Outbox rows deleted after their retention."),
       counter("consumed_total", "Messages received from JetStream."),
       counter("redelivered_total", "Messages received from JetStream not for the first time."),
@@ -200,7 +214,10 @@ ContextMetrics& Metrics::ForContext(absl::string_view context) {
       counter("resends_served_total", "Requests for missing events answered."),
       counter("bus_connects_total", "Connections made to NATS."),
       gauge("bus_connected", "1 while connected to NATS."),
-      step("done"), step("refused"), step("pending"), step("unreachable")};
+      step("done"),
+      step("refused"),
+      step("pending"),
+      step("unreachable")};
   impl_->contexts.emplace(std::string(context), made);
   return *made;
 }
@@ -212,7 +229,8 @@ MethodMetrics& Metrics::ServerMethod(absl::string_view method) {
 
 MethodMetrics& Metrics::ClientMethod(absl::string_view peer, absl::string_view method) {
   absl::MutexLock lock(&impl_->mutex);
-  return impl_->MethodOf("client", "made", {{"peer", std::string(peer)}, {"method", std::string(method)}});
+  return impl_->MethodOf("client", "made",
+                         {{"peer", std::string(peer)}, {"method", std::string(method)}});
 }
 
 PeerMetrics& Metrics::Peer(absl::string_view peer) {
@@ -221,13 +239,17 @@ PeerMetrics& Metrics::Peer(absl::string_view peer) {
   if (it == impl_->peers.end()) {
     const Labels labels = {{"peer", std::string(peer)}};
     it = impl_->peers
-             .emplace(std::string(peer),
-                      new PeerMetrics{
-                          impl_->GaugeOf("breaker_state", "Circuit breaker: 0 closed, 1 open, 2 half open.", labels),
-                          impl_->CounterOf("breaker_opened_total", "How often the circuit opened.", labels),
-                          impl_->CounterOf("breaker_refused_total",
-                                           "Calls not made: the circuit was open, or too many in flight.", labels),
-                          impl_->GaugeOf("rpc_client_pending", "Calls in flight.", labels)})
+             .emplace(
+                 std::string(peer),
+                 new PeerMetrics{
+                     impl_->GaugeOf("breaker_state",
+                                    "Circuit breaker: 0 closed, 1 open, 2 half open.", labels),
+                     impl_->CounterOf("breaker_opened_total", "How often the circuit opened.",
+                                      labels),
+                     impl_->CounterOf(
+                         "breaker_refused_total",
+                         "Calls not made: the circuit was open, or too many in flight.", labels),
+                     impl_->GaugeOf("rpc_client_pending", "Calls in flight.", labels)})
              .first;
   }
   return *it->second;
@@ -253,8 +275,8 @@ Gauge& Metrics::GetGauge(absl::string_view name, absl::string_view help, Labels 
   return impl_->GaugeOf(name, help, labels);
 }
 
-Histogram& Metrics::GetHistogram(absl::string_view name, absl::string_view help, std::vector<double> bounds,
-                                 Labels labels) {
+Histogram& Metrics::GetHistogram(absl::string_view name, absl::string_view help,
+                                 std::vector<double> bounds, Labels labels) {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->HistogramOf(name, help, std::move(bounds), labels);
 }
@@ -276,16 +298,18 @@ MetricsExposer::~MetricsExposer() = default;
 
 absl::StatusOr<int> MetricsExposer::Start(const std::string& address, Metrics* metrics) {
   auto impl = std::make_unique<Impl>();
-  impl->collectable = std::shared_ptr<prometheus::Collectable>(metrics->impl(), [](prometheus::Collectable*) {});
+  impl->collectable =
+      std::shared_ptr<prometheus::Collectable>(metrics->impl(), [](prometheus::Collectable*) {});
   try {
     impl->exposer = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/1);
   } catch (const std::exception& e) {  // CivetException: the only way it tells
-    return absl::UnavailableError(
-        absl::StrCat("cannot serve metrics on ", address, ": ", e.what(), " (is the port in use? see --metrics)"));
+    return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address, ": ", e.what(),
+                                               " (is the port in use? see --metrics)"));
   }
   impl->exposer->RegisterCollectable(impl->collectable);
   const std::vector<int> ports = impl->exposer->GetListeningPorts();
-  if (ports.empty()) return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address));
+  if (ports.empty())
+    return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address));
   impl_ = std::move(impl);
   return ports.front();
 }

@@ -94,7 +94,8 @@ TEST(Metrics, PageShowsEachWithNameLabelsAndValue) {
   EXPECT_THAT(page, HasSubstr(R"(gaekju_turn_size_bucket{context="payment",le="+Inf"} 1)"));
   EXPECT_THAT(page, HasSubstr(R"(gaekju_turn_size_sum{context="payment"} 3)"));
   EXPECT_THAT(page, HasSubstr(R"(gaekju_dead_letters_total{context="payment"} 2)"));
-  EXPECT_THAT(page, HasSubstr(R"(gaekju_step_results_total{context="payment",outcome="refused"} 5)"));
+  EXPECT_THAT(page,
+              HasSubstr(R"(gaekju_step_results_total{context="payment",outcome="refused"} 5)"));
   EXPECT_THAT(page, HasSubstr(R"(gaekju_outbox_lag_seconds{context="payment"} 1.5)"));
   EXPECT_THAT(page, HasSubstr(R"(gaekju_rpc_server_total{method="a.B.C",code="UNAVAILABLE"} 1)"));
   EXPECT_THAT(page, Not(HasSubstr(R"(method="a.B.C",code="OK")")));  // never answered

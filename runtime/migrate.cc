@@ -15,8 +15,10 @@ namespace {
 constexpr int64_t kMigrationLock = 0x676b6d6967726174;  // "gkmigrat"
 
 constexpr char kTableSql[] =
-    "CREATE TABLE IF NOT EXISTS schema_migration (owner text NOT NULL, number bigint NOT NULL, name text NOT NULL, "
-    "checksum text NOT NULL, applied_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (owner, number))";
+    "CREATE TABLE IF NOT EXISTS schema_migration (owner text NOT NULL, number bigint NOT NULL, "
+    "name text NOT NULL, "
+    "checksum text NOT NULL, applied_time timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (owner, "
+    "number))";
 
 std::string Checksum(const std::string& sql) {
   char text[17];
@@ -38,7 +40,8 @@ absl::Status MigrateSet(PgConnection& pg, const MigrationSet& set) {
   if (!result.ok()) return result.status();
   std::map<int64_t, Recorded> recorded;
   for (int i = 0; i < result->rows(); ++i) {
-    recorded[result->Int(i, 0)] = {std::string(result->Bytes(i, 1)), std::string(result->Bytes(i, 2))};
+    recorded[result->Int(i, 0)] = {std::string(result->Bytes(i, 1)),
+                                   std::string(result->Bytes(i, 2))};
   }
   for (const Migration& migration : set.migrations) {
     const std::string checksum = Checksum(migration.sql);
@@ -46,20 +49,23 @@ absl::Status MigrateSet(PgConnection& pg, const MigrationSet& set) {
     if (it != recorded.end()) {
       if (it->second.checksum != checksum) {
         return absl::FailedPreconditionError(absl::StrCat(
-            "migration ", migration.name, " of ", set.owner, " was applied to this database as ", it->second.name,
-            " with other content (checksum ", it->second.checksum, ", now ", checksum,
-            "). Restore the old file and put the change into a new migration."));
+            "migration ", migration.name, " of ", set.owner, " was applied to this database as ",
+            it->second.name, " with other content (checksum ", it->second.checksum, ", now ",
+            checksum, "). Restore the old file and put the change into a new migration."));
       }
       continue;
     }
     if (!recorded.empty() && recorded.rbegin()->first > migration.number) {
       return absl::FailedPreconditionError(
-          absl::StrCat("migration ", migration.name, " of ", set.owner, " is missing in this database, which already has ",
+          absl::StrCat("migration ", migration.name, " of ", set.owner,
+                       " is missing in this database, which already has ",
                        recorded.rbegin()->second.name, ". Give it a higher number."));
     }
-    absl::Status status = pg.Script(absl::StrCat(
-        "BEGIN;\n", migration.sql, "\n;\nINSERT INTO schema_migration (owner, number, name, checksum) VALUES (",
-        Quoted(set.owner), ", ", migration.number, ", ", Quoted(migration.name), ", ", Quoted(checksum), ");\nCOMMIT"));
+    absl::Status status = pg.Script(
+        absl::StrCat("BEGIN;\n", migration.sql,
+                     "\n;\nINSERT INTO schema_migration (owner, number, name, checksum) VALUES (",
+                     Quoted(set.owner), ", ", migration.number, ", ", Quoted(migration.name), ", ",
+                     Quoted(checksum), ");\nCOMMIT"));
     if (!status.ok()) {
       if (status.code() == absl::StatusCode::kUnavailable) return status;
       return absl::InvalidArgumentError(
@@ -80,7 +86,8 @@ absl::Status Migrate(const PgOptions& pg_options, const std::vector<MigrationSet
   if (!connected.ok()) return connected.status();
   PgConnection& pg = **connected;
   // Of the session: it ends with the connection.
-  if (auto locked = pg.Query("SELECT pg_advisory_lock($1)", PgParams().Int(kMigrationLock)); !locked.ok()) {
+  if (auto locked = pg.Query("SELECT pg_advisory_lock($1)", PgParams().Int(kMigrationLock));
+      !locked.ok()) {
     return locked.status();
   }
   if (absl::Status status = pg.Script(kTableSql); !status.ok()) return status;

@@ -1,10 +1,12 @@
 // migrate.h: brings a context's database to the schema that this binary knows.
 //
-//   absl::Status status = Migrate(pg, {{"runtime", RuntimeMigrations()}, {"payment", PaymentMigrations()}});
+//   absl::Status status = Migrate(pg, {{"runtime", RuntimeMigrations()}, {"payment",
+//   PaymentMigrations()}});
 //
-// Migrations are SQL files NNNN_name.sql, embedded at build time (gaekju_migrations() in runtime/migrations.cmake), run in order of
-// their numbers, each in a transaction of its own, under an advisory lock, and recorded with a checksum. A recorded migration whose
-// text has changed since is refused (FailedPrecondition): add a new one instead.
+// Migrations are SQL files NNNN_name.sql, embedded at build time (gaekju_migrations() in
+// runtime/migrations.cmake), run in order of their numbers, each in a transaction of its own, under
+// an advisory lock, and recorded with a checksum. A recorded migration whose text has changed since
+// is refused (FailedPrecondition): add a new one instead.
 #ifndef GAEKJU_RUNTIME_MIGRATE_H_
 #define GAEKJU_RUNTIME_MIGRATE_H_
 
@@ -30,8 +32,9 @@ struct MigrationSet {
 // The runtime's own tables: outbox, outbox_incarnation, relay_*.
 const std::vector<Migration>& RuntimeMigrations();
 
-// Applies what is missing. Errors: FailedPrecondition (changed, or a newer one is recorded than this binary knows of a number
-// that it lacks in between), Unavailable, InvalidArgument (the SQL is wrong; names the migration).
+// Applies what is missing. Errors: FailedPrecondition (changed, or a newer one is recorded than
+// this binary knows of a number that it lacks in between), Unavailable, InvalidArgument (the SQL is
+// wrong; names the migration).
 absl::Status Migrate(const PgOptions& pg, const std::vector<MigrationSet>& sets);
 
 }  // namespace gaekju::runtime

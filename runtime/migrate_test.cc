@@ -26,8 +26,10 @@ class MigrateTest : public testing::Test {
   }
   PgOptions options_;
   const MigrationSet first_ = {"shop", {{1, "0001_a", "CREATE TABLE a (k text)"}}};
-  const MigrationSet both_ = {"shop", {{1, "0001_a", "CREATE TABLE a (k text)"},
-                                       {2, "0002_b", "CREATE TABLE b (k text); INSERT INTO b VALUES ('it''s')"}}};
+  const MigrationSet both_ = {
+      "shop",
+      {{1, "0001_a", "CREATE TABLE a (k text)"},
+       {2, "0002_b", "CREATE TABLE b (k text); INSERT INTO b VALUES ('it''s')"}}};
 };
 
 TEST_F(MigrateTest, TwiceIsOnce) {
@@ -78,7 +80,9 @@ TEST_F(MigrateTest, ReplicasAtTheSameTime) {
   std::vector<std::thread> replicas;
   std::vector<absl::Status> statuses(8);
   for (absl::Status& status : statuses) {
-    replicas.emplace_back([this, &status] { status = Migrate(options_, {{"runtime", RuntimeMigrations()}, both_}); });
+    replicas.emplace_back([this, &status] {
+      status = Migrate(options_, {{"runtime", RuntimeMigrations()}, both_});
+    });
   }
   for (std::thread& replica : replicas) replica.join();
   for (const absl::Status& status : statuses) EXPECT_EQ(status, absl::OkStatus());

@@ -15,17 +15,25 @@ constexpr char kUnitSeparator[] = "\x1f";
 
 constexpr char kInsertSql[] =
     "INSERT INTO outbox (incarnation, seq, time_us, subject, headers, resources, body) "
-    "SELECT $1, u.seq, u.time_us, u.subject, u.headers, string_to_array(u.resources, chr(31)), u.body "
+    "SELECT $1, u.seq, u.time_us, u.subject, u.headers, string_to_array(u.resources, chr(31)), "
+    "u.body "
     "FROM unnest($2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bytea[]) "
     "AS u(seq, time_us, subject, headers, resources, body)";
 
 void Escape(absl::string_view text, std::string* out) {
   for (char c : text) {
     switch (c) {
-      case '\\': out->append("\\\\"); break;
-      case '\n': out->append("\\n"); break;
-      case '\0': out->append("\\0"); break;
-      default: out->push_back(c);
+      case '\\':
+        out->append("\\\\");
+        break;
+      case '\n':
+        out->append("\\n");
+        break;
+      case '\0':
+        out->append("\\0");
+        break;
+      default:
+        out->push_back(c);
     }
   }
 }
@@ -60,7 +68,8 @@ std::string PackHeaders(const std::vector<std::pair<std::string, std::string>>& 
 std::vector<std::pair<std::string, std::string>> UnpackHeaders(absl::string_view packed) {
   std::vector<std::pair<std::string, std::string>> headers;
   for (absl::string_view line : absl::StrSplit(packed, '\n', absl::SkipEmpty())) {
-    const std::pair<absl::string_view, absl::string_view> halves = absl::StrSplit(line, absl::MaxSplits(": ", 1));
+    const std::pair<absl::string_view, absl::string_view> halves =
+        absl::StrSplit(line, absl::MaxSplits(": ", 1));
     headers.emplace_back(std::string(halves.first), Unescape(halves.second));
   }
   return headers;
@@ -69,7 +78,8 @@ std::vector<std::pair<std::string, std::string>> UnpackHeaders(absl::string_view
 int64_t IncarnationLock(int64_t incarnation) { return kLockBase + incarnation; }
 
 absl::StatusOr<int64_t> StartIncarnation(PgConnection& pg, int64_t now_us) {
-  // The number is drawn first and locked before its row can be seen: nobody can take a living incarnation for dead.
+  // The number is drawn first and locked before its row can be seen: nobody can take a living
+  // incarnation for dead.
   auto number = pg.Query("SELECT nextval('outbox_incarnation_number')");
   if (!number.ok()) return number.status();
   const int64_t incarnation = number->Int(0, 0);
@@ -79,7 +89,8 @@ absl::StatusOr<int64_t> StartIncarnation(PgConnection& pg, int64_t now_us) {
   auto results = pg.Run();
   if (!results.ok()) return results.status();
   if (!(*results)[0].Bool(0, 0)) {
-    return absl::InternalError(absl::StrCat("somebody holds the lock of the new incarnation ", incarnation));
+    return absl::InternalError(
+        absl::StrCat("somebody holds the lock of the new incarnation ", incarnation));
   }
   return incarnation;
 }
@@ -103,9 +114,11 @@ void AddOutboxInsert(PgConnection& pg, const std::vector<OutboxRow>& rows) {
   pg.Add(kInsertSql, std::move(params));
 }
 
-absl::StatusOr<std::vector<OutboxRow>> ReadOutbox(PgConnection& pg, int64_t incarnation, int64_t after_seq, int limit) {
+absl::StatusOr<std::vector<OutboxRow>> ReadOutbox(PgConnection& pg, int64_t incarnation,
+                                                  int64_t after_seq, int limit) {
   auto result = pg.Query(
-      "SELECT seq, time_us, subject, headers, body FROM outbox WHERE incarnation = $1 AND seq > $2 ORDER BY seq LIMIT $3",
+      "SELECT seq, time_us, subject, headers, body FROM outbox WHERE incarnation = $1 AND seq > $2 "
+      "ORDER BY seq LIMIT $3",
       PgParams().Int(incarnation).Int(after_seq).Int(limit));
   if (!result.ok()) return result.status();
   std::vector<OutboxRow> rows(static_cast<size_t>(result->rows()));

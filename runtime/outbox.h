@@ -1,9 +1,11 @@
-// outbox.h: the append-only log of what a context publishes, written in the same transaction as its resources.
+// outbox.h: the append-only log of what a context publishes, written in the same transaction as its
+// resources.
 //
-// A row is one message of the bus. An incarnation is the life of one writer connection; its rows are numbered 1, 2, 3… in the
-// order in which they are committed, because one connection commits one transaction after the other. So a reader that goes by
-// (incarnation, seq) skips nothing and waits for nobody, however many writers there are.
-// A session advisory lock, held by the writer connection, says that an incarnation lives. Who obtains the lock may finish the log.
+// A row is one message of the bus. An incarnation is the life of one writer connection; its rows
+// are numbered 1, 2, 3… in the order in which they are committed, because one connection commits
+// one transaction after the other. So a reader that goes by (incarnation, seq) skips nothing and
+// waits for nobody, however many writers there are. A session advisory lock, held by the writer
+// connection, says that an incarnation lives. Who obtains the lock may finish the log.
 #ifndef GAEKJU_RUNTIME_OUTBOX_H_
 #define GAEKJU_RUNTIME_OUTBOX_H_
 
@@ -39,7 +41,8 @@ absl::StatusOr<int64_t> StartIncarnation(PgConnection& pg, int64_t now_us);
 void AddOutboxInsert(PgConnection& pg, const std::vector<OutboxRow>& rows);
 
 // Reads at most `limit` rows with a seq above `after_seq`, in order.
-absl::StatusOr<std::vector<OutboxRow>> ReadOutbox(PgConnection& pg, int64_t incarnation, int64_t after_seq, int limit);
+absl::StatusOr<std::vector<OutboxRow>> ReadOutbox(PgConnection& pg, int64_t incarnation,
+                                                  int64_t after_seq, int limit);
 
 // The advisory lock of an incarnation.
 int64_t IncarnationLock(int64_t incarnation);

@@ -52,12 +52,15 @@ absl::Status WithSqlState(absl::Status status, absl::string_view sql_state) {
 // https://www.postgresql.org/docs/15/errcodes-appendix.html
 enum class Failure { kBroken, kConflict, kUnique, kNever, kFull, kOther };
 Failure Classify(absl::string_view s) {
-  if (absl::StartsWith(s, "08") || absl::StartsWith(s, "57P") || s == "25P03" || s == "25006") return Failure::kBroken;
-  // A prepared statement that is gone, or whose table changed under it: a fresh connection prepares it anew.
+  if (absl::StartsWith(s, "08") || absl::StartsWith(s, "57P") || s == "25P03" || s == "25006")
+    return Failure::kBroken;
+  // A prepared statement that is gone, or whose table changed under it: a fresh connection prepares
+  // it anew.
   if (s == "26000" || s == "0A000") return Failure::kBroken;
   if (absl::StartsWith(s, "40") || s == "55P03" || s == "57014") return Failure::kConflict;
   if (s == "23505") return Failure::kUnique;
-  if (absl::StartsWith(s, "22") || absl::StartsWith(s, "23") || absl::StartsWith(s, "54")) return Failure::kNever;
+  if (absl::StartsWith(s, "22") || absl::StartsWith(s, "23") || absl::StartsWith(s, "54"))
+    return Failure::kNever;
   if (absl::StartsWith(s, "53")) return Failure::kFull;
   return Failure::kOther;
 }
@@ -73,18 +76,30 @@ absl::Status StatusOf(const PGresult* result, const std::string& sql) {
   absl::StrAppend(&message, " [", sql_state, "] in: ", absl::string_view(sql).substr(0, 80));
   absl::StatusCode code = absl::StatusCode::kInternal;
   switch (Classify(sql_state)) {
-    case Failure::kBroken: code = absl::StatusCode::kUnavailable; break;
-    case Failure::kConflict: code = absl::StatusCode::kAborted; break;
-    case Failure::kUnique: code = absl::StatusCode::kAlreadyExists; break;
-    case Failure::kNever: code = absl::StatusCode::kInvalidArgument; break;
-    case Failure::kFull: code = absl::StatusCode::kResourceExhausted; break;
-    case Failure::kOther: break;
+    case Failure::kBroken:
+      code = absl::StatusCode::kUnavailable;
+      break;
+    case Failure::kConflict:
+      code = absl::StatusCode::kAborted;
+      break;
+    case Failure::kUnique:
+      code = absl::StatusCode::kAlreadyExists;
+      break;
+    case Failure::kNever:
+      code = absl::StatusCode::kInvalidArgument;
+      break;
+    case Failure::kFull:
+      code = absl::StatusCode::kResourceExhausted;
+      break;
+    case Failure::kOther:
+      break;
   }
   return WithSqlState(absl::Status(code, message), sql_state);
 }
 
 int64_t SteadyMs() {
-  return std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::milliseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
@@ -93,11 +108,11 @@ int64_t SteadyMs() {
 // ---------------------------------------------------------------- PgArray, PgParams, PgResult
 
 PgArray::PgArray(uint32_t array_type, uint32_t element_type) : array_type_(array_type) {
-  AppendInt32(1, &bytes_);             // dimensions
-  AppendInt32(0, &bytes_);             // no nulls
+  AppendInt32(1, &bytes_);  // dimensions
+  AppendInt32(0, &bytes_);  // no nulls
   AppendInt32(element_type, &bytes_);
-  AppendInt32(0, &bytes_);             // length, patched when it is used
-  AppendInt32(1, &bytes_);             // lower bound
+  AppendInt32(0, &bytes_);  // length, patched when it is used
+  AppendInt32(1, &bytes_);  // lower bound
 }
 
 PgArray PgArray::Text() { return PgArray(kTextArrayOid, kTextOid); }
@@ -172,7 +187,9 @@ PgParams&& PgParams::Bool(bool value) && {
 
 void PgResult::Clear(pg_result* result) { PQclear(result); }
 int PgResult::rows() const { return PQntuples(result_.get()); }
-bool PgResult::IsNull(int row, int column) const { return PQgetisnull(result_.get(), row, column) != 0; }
+bool PgResult::IsNull(int row, int column) const {
+  return PQgetisnull(result_.get(), row, column) != 0;
+}
 
 int64_t PgResult::affected() const {
   const char* text = PQcmdTuples(result_.get());
@@ -187,10 +204,15 @@ absl::string_view PgResult::Bytes(int row, int column) const {
 int64_t PgResult::Int(int row, int column) const {
   const absl::string_view bytes = Bytes(row, column);
   switch (bytes.size()) {
-    case 8: return static_cast<int64_t>(absl::big_endian::Load64(bytes.data()));
-    case 4: return static_cast<int32_t>(absl::big_endian::Load32(bytes.data()));
-    case 2: return static_cast<int16_t>(absl::big_endian::Load16(bytes.data()));
-    default: GK_CHECK(false) << "column " << column << " is not an integer"; return 0;
+    case 8:
+      return static_cast<int64_t>(absl::big_endian::Load64(bytes.data()));
+    case 4:
+      return static_cast<int32_t>(absl::big_endian::Load32(bytes.data()));
+    case 2:
+      return static_cast<int16_t>(absl::big_endian::Load16(bytes.data()));
+    default:
+      GK_CHECK(false) << "column " << column << " is not an integer";
+      return 0;
   }
 }
 
@@ -208,38 +230,60 @@ absl::StatusOr<std::unique_ptr<PgConnection>> PgConnection::Connect(const PgOpti
   if (given == nullptr) {
     const std::string why = parse_error == nullptr ? "out of memory" : parse_error;
     PQfreemem(parse_error);
-    return absl::InvalidArgumentError(absl::StrCat("PostgreSQL address: ", absl::StripTrailingAsciiWhitespace(why)));
+    return absl::InvalidArgumentError(
+        absl::StrCat("PostgreSQL address: ", absl::StripTrailingAsciiWhitespace(why)));
   }
   std::string settings;
   for (const PQconninfoOption* o = given; o->keyword != nullptr; ++o) {
-    if (absl::string_view(o->keyword) == "options" && o->val != nullptr) settings = absl::StrCat(o->val, " ");
+    if (absl::string_view(o->keyword) == "options" && o->val != nullptr)
+      settings = absl::StrCat(o->val, " ");
   }
   PQconninfoFree(given);
   absl::StrAppend(&settings, "-c jit=off -c statement_timeout=", options.statement_timeout_ms,
                   " -c lock_timeout=", options.lock_timeout_ms,
-                  " -c idle_in_transaction_session_timeout=", options.idle_in_transaction_timeout_ms,
-                  " -c client_min_messages=warning");
+                  " -c idle_in_transaction_session_timeout=",
+                  options.idle_in_transaction_timeout_ms, " -c client_min_messages=warning");
   if (options.by_key_only) {
-    absl::StrAppend(&settings,
-                    " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off"
-                    " -c enable_mergejoin=off");
+    absl::StrAppend(
+        &settings,
+        " -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_hashjoin=off"
+        " -c enable_mergejoin=off");
   }
   const std::string connect_timeout = absl::StrCat(options.connect_timeout_s);
   const std::string user_timeout = absl::StrCat(options.tcp_user_timeout_ms);
   // Later keywords override what the address says; "dbname" first, so that it is expanded.
-  const char* keywords[] = {"dbname", "application_name", "connect_timeout", "tcp_user_timeout", "keepalives_idle",
-                            "keepalives_interval", "keepalives_count", "client_encoding", "options",
-                            "target_session_attrs", nullptr};
-  const char* values[] = {options.conninfo.c_str(), options.application_name.c_str(), connect_timeout.c_str(),
-                          user_timeout.c_str(), "5", "2", "3", "UTF8", settings.c_str(), "read-write", nullptr};
+  const char* keywords[] = {"dbname",
+                            "application_name",
+                            "connect_timeout",
+                            "tcp_user_timeout",
+                            "keepalives_idle",
+                            "keepalives_interval",
+                            "keepalives_count",
+                            "client_encoding",
+                            "options",
+                            "target_session_attrs",
+                            nullptr};
+  const char* values[] = {options.conninfo.c_str(),
+                          options.application_name.c_str(),
+                          connect_timeout.c_str(),
+                          user_timeout.c_str(),
+                          "5",
+                          "2",
+                          "3",
+                          "UTF8",
+                          settings.c_str(),
+                          "read-write",
+                          nullptr};
   PGconn* connection = PQconnectdbParams(keywords, values, /*expand_dbname=*/1);
-  if (connection == nullptr) return absl::ResourceExhaustedError("no memory for a PostgreSQL connection");
+  if (connection == nullptr)
+    return absl::ResourceExhaustedError("no memory for a PostgreSQL connection");
   if (PQstatus(connection) != CONNECTION_OK) {
     const std::string why(absl::StripTrailingAsciiWhitespace(PQerrorMessage(connection)));
     PQfinish(connection);
     return absl::UnavailableError(absl::StrCat("PostgreSQL: ", why));
   }
-  PQsetNoticeProcessor(connection, [](void*, const char*) {}, nullptr);
+  PQsetNoticeProcessor(
+      connection, [](void*, const char*) {}, nullptr);
   if (PQsetnonblocking(connection, 1) != 0 || PQenterPipelineMode(connection) != 1) {
     PQfinish(connection);
     return absl::UnavailableError("PostgreSQL: no pipeline mode");
@@ -249,7 +293,8 @@ absl::StatusOr<std::unique_ptr<PgConnection>> PgConnection::Connect(const PgOpti
 
 PgConnection::PgConnection(pg_conn* connection, const PgOptions& options)
     : connection_(connection),
-      reply_timeout_ms_(options.statement_timeout_ms == 0 ? -1 : options.statement_timeout_ms + kReplyGraceMs) {}
+      reply_timeout_ms_(
+          options.statement_timeout_ms == 0 ? -1 : options.statement_timeout_ms + kReplyGraceMs) {}
 
 PgConnection::~PgConnection() { PQfinish(connection_); }
 
@@ -259,18 +304,21 @@ absl::Status PgConnection::Break(absl::string_view why) {
   broken_ = true;
   added_.clear();
   expected_.clear();
-  return absl::UnavailableError(absl::StrCat("PostgreSQL connection lost: ", absl::StripTrailingAsciiWhitespace(why)));
+  return absl::UnavailableError(
+      absl::StrCat("PostgreSQL connection lost: ", absl::StripTrailingAsciiWhitespace(why)));
 }
 
-void PgConnection::Add(const std::string& sql, PgParams params) { added_.push_back({sql, std::move(params)}); }
+void PgConnection::Add(const std::string& sql, PgParams params) {
+  added_.push_back({sql, std::move(params)});
+}
 
 absl::Status PgConnection::Write(const Statement& statement) {
   auto [prepared, is_new] = prepared_.try_emplace(statement.sql);
   const auto& types = statement.params.types_;
   if (is_new) {
     prepared->second = absl::StrCat("s", next_statement_++);
-    if (PQsendPrepare(connection_, prepared->second.c_str(), statement.sql.c_str(), static_cast<int>(types.size()),
-                      types.data()) != 1) {
+    if (PQsendPrepare(connection_, prepared->second.c_str(), statement.sql.c_str(),
+                      static_cast<int>(types.size()), types.data()) != 1) {
       return Break(PQerrorMessage(connection_));
     }
     expected_.push_back({statement.sql, true});
@@ -282,8 +330,8 @@ absl::Status PgConnection::Write(const Statement& statement) {
     lengths.push_back(static_cast<int>(value.size()));
     formats.push_back(1);
   }
-  if (PQsendQueryPrepared(connection_, prepared->second.c_str(), static_cast<int>(values.size()), values.data(),
-                          lengths.data(), formats.data(), /*resultFormat=*/1) != 1) {
+  if (PQsendQueryPrepared(connection_, prepared->second.c_str(), static_cast<int>(values.size()),
+                          values.data(), lengths.data(), formats.data(), /*resultFormat=*/1) != 1) {
     return Break(PQerrorMessage(connection_));
   }
   expected_.push_back({statement.sql, false});
@@ -366,7 +414,8 @@ absl::StatusOr<std::vector<PgResult>> PgConnection::Receive() {
   if (*sync == nullptr) return Break("the synchronization is missing");
   const ExecStatusType kind = PQresultStatus(*sync);
   PQclear(*sync);
-  if (kind != PGRES_PIPELINE_SYNC) return Break(absl::StrCat("expected a synchronization, got ", PQresStatus(kind)));
+  if (kind != PGRES_PIPELINE_SYNC)
+    return Break(absl::StrCat("expected a synchronization, got ", PQresStatus(kind)));
   if (must_break) return WithSqlState(Break(failure.message()), SqlState(failure));
   if (!failure.ok()) return failure;
   return results;
@@ -395,9 +444,12 @@ absl::Status PgConnection::Script(const std::string& sql) {
   absl::Status status;
   const PGresult* raw = result.raw();
   const ExecStatusType kind = PQresultStatus(raw);
-  if (kind != PGRES_COMMAND_OK && kind != PGRES_TUPLES_OK && kind != PGRES_EMPTY_QUERY) status = StatusOf(raw, sql);
-  if (PQstatus(connection_) != CONNECTION_OK) return WithSqlState(Break(status.message()), SqlState(status));
-  if (!status.ok() && PQtransactionStatus(connection_) != PQTRANS_IDLE) PQclear(PQexec(connection_, "ROLLBACK"));
+  if (kind != PGRES_COMMAND_OK && kind != PGRES_TUPLES_OK && kind != PGRES_EMPTY_QUERY)
+    status = StatusOf(raw, sql);
+  if (PQstatus(connection_) != CONNECTION_OK)
+    return WithSqlState(Break(status.message()), SqlState(status));
+  if (!status.ok() && PQtransactionStatus(connection_) != PQTRANS_IDLE)
+    PQclear(PQexec(connection_, "ROLLBACK"));
   if (PQsetnonblocking(connection_, 1) != 0 || PQenterPipelineMode(connection_) != 1) {
     return Break(PQerrorMessage(connection_));
   }

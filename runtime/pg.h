@@ -3,17 +3,21 @@
 //   absl::StatusOr<std::unique_ptr<PgConnection>> pg = PgConnection::Connect(options);
 //   PgArray keys = PgArray::Text();
 //   keys.Add("a/1");
-//   (*pg)->Add("SELECT key, version FROM payment WHERE key = ANY($1)", PgParams().Array(std::move(keys)));
-//   absl::StatusOr<std::vector<PgResult>> results = (*pg)->Run();   // one round trip for everything that was added
+//   (*pg)->Add("SELECT key, version FROM payment WHERE key = ANY($1)",
+//   PgParams().Array(std::move(keys))); absl::StatusOr<std::vector<PgResult>> results =
+//   (*pg)->Run();   // one round trip for everything that was added
 //
 // Invariants:
-// 1. Every statement with parameters is prepared once per connection, by its text, in the round trip that first uses it.
-// 2. After a lost connection, a time-out or an answer out of order the connection is broken: ok() is false and it never works again.
+// 1. Every statement with parameters is prepared once per connection, by its text, in the round
+// trip that first uses it.
+// 2. After a lost connection, a time-out or an answer out of order the connection is broken: ok()
+// is false and it never works again.
 // 3. A failed statement fails the whole Run; inside BEGIN the transaction then waits for ROLLBACK.
 //
-// Errors of Run: Unavailable (connection broken: what was sent may have happened), Aborted (serialization, deadlock, lock
-// time-out: nothing happened), AlreadyExists (unique violation: nothing happened), InvalidArgument (classes 22 and 23: what was
-// sent can never work), ResourceExhausted (class 53), Internal (others). SqlState() tells the code.
+// Errors of Run: Unavailable (connection broken: what was sent may have happened), Aborted
+// (serialization, deadlock, lock time-out: nothing happened), AlreadyExists (unique violation:
+// nothing happened), InvalidArgument (classes 22 and 23: what was sent can never work),
+// ResourceExhausted (class 53), Internal (others). SqlState() tells the code.
 //
 // Not thread-safe.
 #ifndef GAEKJU_RUNTIME_PG_H_
@@ -37,7 +41,8 @@ struct pg_result;
 namespace gaekju::runtime {
 
 struct PgOptions {
-  std::string conninfo;  // URL or keywords, as libpq reads them; the PG* environment fills what is missing
+  std::string
+      conninfo;  // URL or keywords, as libpq reads them; the PG* environment fills what is missing
   std::string application_name = "gaekju";
   int connect_timeout_s = 3;
   int tcp_user_timeout_ms = 5000;
@@ -56,10 +61,10 @@ class PgArray {
   static PgArray Int();  // int8
   static PgArray Bool();
 
-  void Add(absl::string_view value);                          // Text, Bytes
+  void Add(absl::string_view value);                           // Text, Bytes
   void AddMessage(const google::protobuf::MessageLite& body);  // Bytes, serialized
-  void AddInt(int64_t value);                                 // Int
-  void AddBool(bool value);                                   // Bool
+  void AddInt(int64_t value);                                  // Int
+  void AddBool(bool value);                                    // Bool
   int size() const { return size_; }
 
  private:
@@ -93,10 +98,10 @@ class PgResult {
  public:
   explicit PgResult(pg_result* result) : result_(result, &Clear) {}
   int rows() const;
-  int64_t affected() const;                           // rows inserted, updated or deleted
+  int64_t affected() const;  // rows inserted, updated or deleted
   bool IsNull(int row, int column) const;
   absl::string_view Bytes(int row, int column) const;  // text or bytea
-  int64_t Int(int row, int column) const;             // int2, int4 or int8
+  int64_t Int(int row, int column) const;              // int2, int4 or int8
   bool Bool(int row, int column) const;
   const pg_result* raw() const { return result_.get(); }
 
@@ -140,7 +145,8 @@ class PgConnection {
   PgConnection(pg_conn* connection, const PgOptions& options);
   absl::Status Break(absl::string_view why);
   absl::Status Write(const Statement& statement);
-  // Waits until the socket can be read (or, when `writing`, written). Unavailable after the statement time-out and some grace.
+  // Waits until the socket can be read (or, when `writing`, written). Unavailable after the
+  // statement time-out and some grace.
   absl::Status WaitForSocket(bool writing);
   absl::StatusOr<pg_result*> NextResult();
 

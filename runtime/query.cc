@@ -29,8 +29,8 @@ using google::protobuf::Message;
 constexpr int kPageSizeDefault = 50;
 constexpr int kPageSizeMax = 1000;
 constexpr size_t kKeyBytesMax = 1024;
-constexpr size_t kJobsPerRound = 32;    // of one connection, sent together
-constexpr int kListRoundsMax = 10;      // queries for one page whose rows are mostly hidden
+constexpr size_t kJobsPerRound = 32;  // of one connection, sent together
+constexpr int kListRoundsMax = 10;    // queries for one page whose rows are mostly hidden
 constexpr size_t kWatchKeysPerRead = 1000;
 constexpr int64_t kRetryAfterUs = 1000000;
 constexpr auto kReconnectInterval = std::chrono::milliseconds(200);
@@ -42,8 +42,9 @@ struct Method {
   const Message* request = nullptr;
   const Message* response = nullptr;
   const TableSql* table = nullptr;
-  const FieldDescriptor* key_field = nullptr;        // Get, Watch
-  const FieldDescriptor* customer_field = nullptr;   // Get, Watch; null when the request or the table has none
+  const FieldDescriptor* key_field = nullptr;  // Get, Watch
+  const FieldDescriptor* customer_field =
+      nullptr;  // Get, Watch; null when the request or the table has none
   const TableSql::Path* customer_column = nullptr;
   const FieldDescriptor* response_field = nullptr;
   const FieldDescriptor* page_size_field = nullptr;  // List
@@ -69,24 +70,29 @@ struct Job {
 bool IsEmpty(const Message& message, const FieldDescriptor* field) {
   const auto& reflection = *message.GetReflection();
   switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_STRING: return reflection.GetString(message, field).empty();
-    case FieldDescriptor::CPPTYPE_BOOL: return !reflection.GetBool(message, field);
-    default: return TableSql::IntOf({{field}, TableSql::Kind::kInt}, message) == 0;
+    case FieldDescriptor::CPPTYPE_STRING:
+      return reflection.GetString(message, field).empty();
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return !reflection.GetBool(message, field);
+    default:
+      return TableSql::IntOf({{field}, TableSql::Kind::kInt}, message) == 0;
   }
 }
 
 // Fills the response's field from the row; false when the row is hidden.
 bool Fill(const Method& method, const Message& row, Message* response) {
   const auto& reflection = *response->GetReflection();
-  Message* out = method.response_field->is_repeated() ? reflection.AddMessage(response, method.response_field)
-                                                      : reflection.MutableMessage(response, method.response_field);
+  Message* out = method.response_field->is_repeated()
+                     ? reflection.AddMessage(response, method.response_field)
+                     : reflection.MutableMessage(response, method.response_field);
   bool shown = true;
   if (method.project) {
     shown = method.project(row, out);
   } else {
     out->CopyFrom(row);
   }
-  if (!shown && method.response_field->is_repeated()) reflection.RemoveLast(response, method.response_field);
+  if (!shown && method.response_field->is_repeated())
+    reflection.RemoveLast(response, method.response_field);
   return shown;
 }
 
@@ -128,12 +134,16 @@ struct QueryServer::Core {
   std::vector<std::thread> workers;
   std::thread poller;
 
-  int64_t Now() const { return options.now_us ? options.now_us() : absl::ToUnixMicros(absl::Now()); }
+  int64_t Now() const {
+    return options.now_us ? options.now_us() : absl::ToUnixMicros(absl::Now());
+  }
 
-  flow::Answer Refusal(int code, absl::string_view reason, absl::string_view message, absl::string_view field = "") const {
+  flow::Answer Refusal(int code, absl::string_view reason, absl::string_view message,
+                       absl::string_view field = "") const {
     flow::Answer answer = flow::Refuse(code, context.service, reason, message, field);
     if (code == google::rpc::UNAVAILABLE) {
-      answer.status = flow::MakeStatus(code, context.service, reason, message, field, kRetryAfterUs);
+      answer.status =
+          flow::MakeStatus(code, context.service, reason, message, field, kRetryAfterUs);
     }
     return answer;
   }
@@ -143,26 +153,31 @@ struct QueryServer::Core {
                    absl::StrCat("there is no ", what, " \"", key, "\""), method.key_field->name());
   }
   flow::Answer NoDatabase(const absl::Status& status) const {
-    if (status.code() == absl::StatusCode::kInternal || status.code() == absl::StatusCode::kDataLoss) {
+    if (status.code() == absl::StatusCode::kInternal ||
+        status.code() == absl::StatusCode::kDataLoss) {
       return Refusal(google::rpc::INTERNAL, "QUERY_FAILED", "the query failed");
     }
     return Refusal(google::rpc::UNAVAILABLE, "DATABASE_DOWN", "the database cannot be reached");
   }
 
   const TableSql* TableOf(const flow::Table* table);
-  Method MakeMethod(const std::string& name, const flow::Table* table, const std::string& response_field);
+  Method MakeMethod(const std::string& name, const flow::Table* table,
+                    const std::string& response_field);
   void Index();
 
   bool Push(Job job);
   void Work();
   void RunJobs(std::unique_ptr<PgConnection>* pg, std::vector<Job> batch);
 
-  std::unique_ptr<Message> Parse(const Method& method, absl::string_view request, flow::Answer* refusal) const;
-  bool ReadKey(const Method& method, const Message& request, std::string* key, std::string* customer,
-               flow::Answer* refusal) const;
+  std::unique_ptr<Message> Parse(const Method& method, absl::string_view request,
+                                 flow::Answer* refusal) const;
+  bool ReadKey(const Method& method, const Message& request, std::string* key,
+               std::string* customer, flow::Answer* refusal) const;
   // The row, or null with the refusal. `body`: serialized.
-  std::unique_ptr<Message> ReadRow(const Method& method, absl::string_view body, const std::string& customer) const;
-  void Get(const Method& method, const Message& request, int64_t deadline_us, std::function<void(flow::Answer)> done);
+  std::unique_ptr<Message> ReadRow(const Method& method, absl::string_view body,
+                                   const std::string& customer) const;
+  void Get(const Method& method, const Message& request, int64_t deadline_us,
+           std::function<void(flow::Answer)> done);
 
   struct Page {
     const Method* method;
@@ -239,7 +254,8 @@ void QueryServer::Core::Index() {
     const auto* input = method.request->GetDescriptor();
     method.page_size_field = input->FindFieldByName("page_size");
     method.page_token_field = input->FindFieldByName("page_token");
-    method.next_page_token_field = method.response->GetDescriptor()->FindFieldByName("next_page_token");
+    method.next_page_token_field =
+        method.response->GetDescriptor()->FindFieldByName("next_page_token");
     GK_CHECK(method.page_size_field != nullptr && method.page_token_field != nullptr &&
              method.next_page_token_field != nullptr && method.response_field->is_repeated())
         << query.method << " is not a list as in AIP-158";
@@ -247,7 +263,8 @@ void QueryServer::Core::Index() {
       const auto* field = input->FindFieldByName(filter);
       const auto* column = method.table->FindColumn(filter);
       GK_CHECK(field != nullptr && column != nullptr) << query.method << ": filter " << filter;
-      GK_CHECK((field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) == (column->kind == TableSql::Kind::kText))
+      GK_CHECK((field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) ==
+               (column->kind == TableSql::Kind::kText))
           << query.method << ": the filter " << filter << " and the column are of different types";
       method.filter_fields.push_back(field);
       method.filter_columns.push_back(column);
@@ -287,7 +304,8 @@ void QueryServer::Core::Work() {
     std::vector<Job> batch;
     {
       std::unique_lock<std::mutex> lock(mutex);
-      // Without a connection it is tried again now and then, so that readiness comes back without a query.
+      // Without a connection it is tried again now and then, so that readiness comes back without a
+      // query.
       const auto ready = [&] { return stopping || !jobs.empty(); };
       if (pg != nullptr && pg->ok()) {
         wake.wait(lock, ready);
@@ -358,20 +376,23 @@ std::unique_ptr<Message> QueryServer::Core::Parse(const Method& method, absl::st
                                                   flow::Answer* refusal) const {
   std::unique_ptr<Message> message(method.request->New());
   if (message->ParseFromArray(request.data(), static_cast<int>(request.size()))) return message;
-  *refusal = Refusal(google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED", "the request cannot be parsed");
+  *refusal =
+      Refusal(google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED", "the request cannot be parsed");
   return nullptr;
 }
 
-bool QueryServer::Core::ReadKey(const Method& method, const Message& request, std::string* key, std::string* customer,
-                                flow::Answer* refusal) const {
+bool QueryServer::Core::ReadKey(const Method& method, const Message& request, std::string* key,
+                                std::string* customer, flow::Answer* refusal) const {
   *key = request.GetReflection()->GetString(request, method.key_field);
   if (key->empty() || key->size() > kKeyBytesMax || key->find('\0') != std::string::npos) {
     *refusal = Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
-                       absl::StrCat(method.key_field->name(), " has 1 to ", kKeyBytesMax, " bytes, and none is zero"),
+                       absl::StrCat(method.key_field->name(), " has 1 to ", kKeyBytesMax,
+                                    " bytes, and none is zero"),
                        method.key_field->name());
     return false;
   }
-  if (method.customer_field != nullptr) *customer = request.GetReflection()->GetString(request, method.customer_field);
+  if (method.customer_field != nullptr)
+    *customer = request.GetReflection()->GetString(request, method.customer_field);
   return true;
 }
 
@@ -380,7 +401,8 @@ std::unique_ptr<Message> QueryServer::Core::ReadRow(const Method& method, absl::
   std::unique_ptr<Message> row(method.table->table().prototype->New());
   if (!row->ParseFromArray(body.data(), static_cast<int>(body.size()))) return nullptr;
   // Somebody else's is as if it were not there.
-  if (!customer.empty() && TableSql::TextOf(*method.customer_column, *row) != customer) return nullptr;
+  if (!customer.empty() && TableSql::TextOf(*method.customer_column, *row) != customer)
+    return nullptr;
   return row;
 }
 
@@ -398,42 +420,55 @@ void QueryServer::Core::Get(const Method& method, const Message& request, int64_
     if (row == nullptr || !Fill(method, *row, response.get())) return done(NotFound(method, key));
     done(flow::Done(*response));
   };
-  if (!Push(std::move(job))) done(Refusal(google::rpc::UNAVAILABLE, "OVERLOADED", "the query queue is full"));
+  if (!Push(std::move(job)))
+    done(Refusal(google::rpc::UNAVAILABLE, "OVERLOADED", "the query queue is full"));
 }
 
 // ---------------------------------------------------------------- List
 
-void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> request, int64_t deadline_us,
-                             std::function<void(flow::Answer)> done) {
+void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> request,
+                             int64_t deadline_us, std::function<void(flow::Answer)> done) {
   const auto& reflection = *request->GetReflection();
   auto page = std::make_shared<Page>();
   page->method = &method;
-  const int64_t page_size = TableSql::IntOf({{method.page_size_field}, TableSql::Kind::kInt}, *request);
+  const int64_t page_size =
+      TableSql::IntOf({{method.page_size_field}, TableSql::Kind::kInt}, *request);
   if (page_size < 0) {
-    return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "page_size is negative", "page_size"));
+    return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "page_size is negative",
+                        "page_size"));
   }
-  page->page_size = page_size == 0 ? kPageSizeDefault : static_cast<int>(std::min<int64_t>(page_size, kPageSizeMax));
+  page->page_size = page_size == 0 ? kPageSizeDefault
+                                   : static_cast<int>(std::min<int64_t>(page_size, kPageSizeMax));
   // A token belongs to the method and the filters it came from.
   page->fingerprint = flow::FingerprintBytes(method.list->method);
   for (size_t i = 0; i < method.filter_fields.size(); ++i) {
     const FieldDescriptor* field = method.filter_fields[i];
     std::string value;
     switch (method.filter_columns[i]->kind) {
-      case TableSql::Kind::kText: value = reflection.GetString(*request, field); break;
-      case TableSql::Kind::kInt: value = absl::StrCat(TableSql::IntOf({{field}, TableSql::Kind::kInt}, *request)); break;
-      case TableSql::Kind::kBool: value = reflection.GetBool(*request, field) ? "1" : "0"; break;
+      case TableSql::Kind::kText:
+        value = reflection.GetString(*request, field);
+        break;
+      case TableSql::Kind::kInt:
+        value = absl::StrCat(TableSql::IntOf({{field}, TableSql::Kind::kInt}, *request));
+        break;
+      case TableSql::Kind::kBool:
+        value = reflection.GetBool(*request, field) ? "1" : "0";
+        break;
     }
     if (value.find('\0') != std::string::npos) {
-      return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "a filter holds a zero byte", field->name()));
+      return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
+                          "a filter holds a zero byte", field->name()));
     }
-    page->fingerprint = flow::FingerprintBytes(absl::StrCat(i, "=", value, "\n"), page->fingerprint);
+    page->fingerprint =
+        flow::FingerprintBytes(absl::StrCat(i, "=", value, "\n"), page->fingerprint);
   }
   const std::string token = reflection.GetString(*request, method.page_token_field);
   if (!token.empty()) {
     std::string bytes;
     const std::string expected = absl::StrCat(absl::Hex(page->fingerprint, absl::kZeroPad16), ":");
-    if (!absl::WebSafeBase64Unescape(token, &bytes) || bytes.compare(0, expected.size(), expected) != 0 ||
-        bytes.size() == expected.size() || bytes.find('\0') != std::string::npos) {
+    if (!absl::WebSafeBase64Unescape(token, &bytes) ||
+        bytes.compare(0, expected.size(), expected) != 0 || bytes.size() == expected.size() ||
+        bytes.find('\0') != std::string::npos) {
       return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
                           "page_token is not of this method with these filters", "page_token"));
     }
@@ -475,7 +510,8 @@ void QueryServer::Core::ReadPage(std::shared_ptr<Page> page) {
     job.params.PushText(page->start);
     absl::StrAppend(&job.sql, glue, "key ", method.list->newest_first ? "<" : ">", " $", ++n);
   }
-  absl::StrAppend(&job.sql, " ORDER BY key", method.list->newest_first ? " DESC" : "", " LIMIT $", ++n);
+  absl::StrAppend(&job.sql, " ORDER BY key", method.list->newest_first ? " DESC" : "", " LIMIT $",
+                  ++n);
   job.params.PushInt(page->page_size + 1);
   job.deadline_us = page->deadline_us;
   job.finish = [this, page](absl::StatusOr<PgResult> rows) {
@@ -500,7 +536,8 @@ bool QueryServer::Core::TakeRows(Page& page, const PgResult& rows) {
   const bool is_end = rows.rows() <= page.page_size && i == rows.rows();
   if (is_end) return true;
   if (page.count < page.page_size && ++page.rounds < kListRoundsMax) return false;
-  const std::string token = absl::StrCat(absl::Hex(page.fingerprint, absl::kZeroPad16), ":", page.start);
+  const std::string token =
+      absl::StrCat(absl::Hex(page.fingerprint, absl::kZeroPad16), ":", page.start);
   page.response->GetReflection()->SetString(page.response.get(), method.next_page_token_field,
                                             absl::WebSafeBase64Escape(token));
   return true;
@@ -512,7 +549,8 @@ void QueryServer::Core::Deliver(WatchState& watch, const absl::string_view* body
   std::lock_guard<std::recursive_mutex> lock(watch.mutex);
   if (watch.is_over) return;
   const Method& method = *watch.method;
-  const std::unique_ptr<Message> row = body == nullptr ? nullptr : ReadRow(method, *body, watch.customer);
+  const std::unique_ptr<Message> row =
+      body == nullptr ? nullptr : ReadRow(method, *body, watch.customer);
   const std::unique_ptr<Message> response(method.response->New());
   if (row == nullptr || !Fill(method, *row, response.get())) {
     watch.is_over = true;
@@ -531,7 +569,8 @@ void QueryServer::Core::Deliver(WatchState& watch, const absl::string_view* body
   }
 }
 
-// One read at a time, of everything that has changed meanwhile: so no watcher sees an older row after a newer one.
+// One read at a time, of everything that has changed meanwhile: so no watcher sees an older row
+// after a newer one.
 void QueryServer::Core::ReadChanged() {
   if (is_reading_changed || changed.empty() || stopping) return;
   const flow::Table* table = changed.begin()->first;
@@ -542,8 +581,8 @@ void QueryServer::Core::ReadChanged() {
   }
   PgArray array = PgArray::Text();
   for (const std::string& key : *keys) array.Add(key);
-  Job job{absl::StrCat("SELECT key, body FROM ", table->name, " WHERE key = ANY($1)"), PgParams().Array(std::move(array)),
-          0, nullptr, nullptr};
+  Job job{absl::StrCat("SELECT key, body FROM ", table->name, " WHERE key = ANY($1)"),
+          PgParams().Array(std::move(array)), 0, nullptr, nullptr};
   job.finish = [this, table, keys](absl::StatusOr<PgResult> result) {
     std::vector<std::pair<std::shared_ptr<WatchState>, std::string>> to_tell;
     {
@@ -639,7 +678,9 @@ QueryServer::~QueryServer() {
   for (auto& watch : watches) {
     std::lock_guard<std::recursive_mutex> lock(watch->mutex);
     if (std::exchange(watch->is_over, true)) continue;
-    watch->end(core_->Refusal(google::rpc::UNAVAILABLE, "SHUTTING_DOWN", "the server is shutting down").status);
+    watch->end(
+        core_->Refusal(google::rpc::UNAVAILABLE, "SHUTTING_DOWN", "the server is shutting down")
+            .status);
   }
 }
 
@@ -678,10 +719,12 @@ uint64_t QueryServer::Watch(absl::string_view method, absl::string_view request,
   watch->method = &it->second;
   watch->update = std::move(update);
   watch->end = std::move(end);
-  bool ok = message != nullptr && core_->ReadKey(it->second, *message, &watch->key, &watch->customer, &refusal);
+  bool ok = message != nullptr &&
+            core_->ReadKey(it->second, *message, &watch->key, &watch->customer, &refusal);
   if (ok) {
     std::lock_guard<std::mutex> lock(core_->mutex);
-    ok = !core_->stopping && core_->watches.size() < static_cast<size_t>(core_->options.watches_max);
+    ok =
+        !core_->stopping && core_->watches.size() < static_cast<size_t>(core_->options.watches_max);
     if (ok) {
       watch->id = core_->next_watch++;
       core_->watches[watch->id] = watch;

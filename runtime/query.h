@@ -1,12 +1,15 @@
-// query.h: answers a context's declared reads (flow::GetQuery, ListQuery, WatchQuery) on connections of their own.
+// query.h: answers a context's declared reads (flow::GetQuery, ListQuery, WatchQuery) on
+// connections of their own.
 //
 //   QueryServer queries(context, options);
-//   if (queries.Handles(method)) queries.Execute(method, bytes, deadline_us, [](flow::Answer answer) { … });
-//   uint64_t id = queries.Watch(method, bytes, on_update, on_end);   // a stream
-//   outputs.changed = [&](const flow::Table& table, const std::string& key) { queries.Changed(table, key); };
+//   if (queries.Handles(method)) queries.Execute(method, bytes, deadline_us, [](flow::Answer
+//   answer) { … }); uint64_t id = queries.Watch(method, bytes, on_update, on_end);   // a stream
+//   outputs.changed = [&](const flow::Table& table, const std::string& key) {
+//   queries.Changed(table, key); };
 //
-// Lists take page_size (50 when 0, at most 1,000) and page_token; a token serves only the filters it was made for.
-// Refusals: INVALID_ARGUMENT with the field (page_token, page_size, the key when empty), NOT_FOUND, UNAVAILABLE with RetryInfo.
+// Lists take page_size (50 when 0, at most 1,000) and page_token; a token serves only the filters
+// it was made for. Refusals: INVALID_ARGUMENT with the field (page_token, page_size, the key when
+// empty), NOT_FOUND, UNAVAILABLE with RetryInfo.
 //
 // Thread-safe. Callbacks run on the server's threads, or inside the call.
 #ifndef GAEKJU_RUNTIME_QUERY_H_
@@ -46,9 +49,10 @@ class QueryServer {
   void Execute(absl::string_view method, absl::string_view request, int64_t deadline_us,
                std::function<void(flow::Answer)> done);
 
-  // Calls `update` with the serialized response now and at each change, then `end` once: with OK when the row has ended, or with
-  // the refusal. Neither is called after CancelWatch has returned.
-  uint64_t Watch(absl::string_view method, absl::string_view request, std::function<void(std::string response)> update,
+  // Calls `update` with the serialized response now and at each change, then `end` once: with OK
+  // when the row has ended, or with the refusal. Neither is called after CancelWatch has returned.
+  uint64_t Watch(absl::string_view method, absl::string_view request,
+                 std::function<void(std::string response)> update,
                  std::function<void(google::rpc::Status)> end);
   void CancelWatch(uint64_t id);
 

@@ -24,7 +24,8 @@ using gaekju::payment::v1::ListPaymentsResponse;
 using gaekju::payment::v1::Payment;
 using Kind = flow::Answer::Kind;
 
-constexpr char kOwnGet[] = "gaekju.order.v1.OrderService.GetOrder";  // its request has a customer_id
+constexpr char kOwnGet[] =
+    "gaekju.order.v1.OrderService.GetOrder";  // its request has a customer_id
 
 Postgres& Server() {
   static Postgres server;  // ends with the process
@@ -36,7 +37,8 @@ class QueryTest : public testing::Test {
   QueryTest() : context_(ToyContext()) {
     options_.pg.conninfo = Server().CreateDatabase();
     MakeToyTables(options_.pg);
-    store_ = std::make_unique<TurnStore>(TurnStore::Options{options_.pg, context_.tables, nullptr, nullptr});
+    store_ = std::make_unique<TurnStore>(
+        TurnStore::Options{options_.pg, context_.tables, nullptr, nullptr});
     GK_CHECK(store_->Connect().ok());
   }
 
@@ -59,9 +61,11 @@ class QueryTest : public testing::Test {
     return *queries_;
   }
 
-  flow::Answer Execute(const std::string& method, const std::string& request, int64_t deadline_us = 0) {
+  flow::Answer Execute(const std::string& method, const std::string& request,
+                       int64_t deadline_us = 0) {
     std::promise<flow::Answer> promise;
-    Queries().Execute(method, request, deadline_us, [&](flow::Answer answer) { promise.set_value(std::move(answer)); });
+    Queries().Execute(method, request, deadline_us,
+                      [&](flow::Answer answer) { promise.set_value(std::move(answer)); });
     return promise.get_future().get();
   }
   flow::Answer Get(const std::string& key) {
@@ -69,7 +73,9 @@ class QueryTest : public testing::Test {
     request.set_payment_id(key);
     return Execute(kToyGet, request.SerializeAsString());
   }
-  flow::Answer List(const ListPaymentsRequest& request) { return Execute(kToyList, request.SerializeAsString()); }
+  flow::Answer List(const ListPaymentsRequest& request) {
+    return Execute(kToyList, request.SerializeAsString());
+  }
 
   // All keys, page by page.
   std::vector<std::string> ListAll(ListPaymentsRequest request, int* pages = nullptr) {
@@ -113,20 +119,25 @@ TEST_F(QueryTest, GetRefusals) {
   EXPECT_EQ(Execute(kToyGet, "\xff\xff").status.code(), google::rpc::INVALID_ARGUMENT);
   GetPaymentRequest request;
   request.set_payment_id("a");
-  EXPECT_EQ(Execute(kToyGet, request.SerializeAsString(), absl::ToUnixMicros(absl::Now()) - 1).status.code(),
+  EXPECT_EQ(Execute(kToyGet, request.SerializeAsString(), absl::ToUnixMicros(absl::Now()) - 1)
+                .status.code(),
             google::rpc::UNAVAILABLE);
 }
 
 TEST_F(QueryTest, GetOfSomebodyElsesFindsNothing) {
   // GetOrder's request has a customer_id; the row's table has the column.
-  static const flow::Table table = {"toy_counter", &Payment::default_instance(), kToyCounters.columns};
-  context_.gets.push_back({kOwnGet, &table, "order_id", "order",
-                           [](const google::protobuf::Message&, google::protobuf::Message*) { return true; }});
+  static const flow::Table table = {"toy_counter", &Payment::default_instance(),
+                                    kToyCounters.columns};
+  context_.gets.push_back(
+      {kOwnGet, &table, "order_id", "order",
+       [](const google::protobuf::Message&, google::protobuf::Message*) { return true; }});
   Put("a", "kim", 7);
   const auto ask = [&](const std::string& customer) {
-    // order_id = 1, customer_id = 2: both strings, written by hand to keep the order contract out of this test.
+    // order_id = 1, customer_id = 2: both strings, written by hand to keep the order contract out
+    // of this test.
     std::string bytes = std::string("\x0a\x01") + "a";
-    if (!customer.empty()) bytes += std::string("\x12") + static_cast<char>(customer.size()) + customer;
+    if (!customer.empty())
+      bytes += std::string("\x12") + static_cast<char>(customer.size()) + customer;
     return Execute(kOwnGet, bytes);
   };
   EXPECT_EQ(ask("").kind, Kind::kDone);
@@ -142,7 +153,8 @@ TEST_F(QueryTest, HiddenRowsAreNotFoundAndPagesStayFull) {
   context_.gets[0].project = project;
   context_.lists[0].project = project;
   for (int i = 0; i < 60; ++i) {
-    Put(absl::StrCat("k", 100 + i), "kim", 1, i % 3 == 0 ? Payment::STATE_CAPTURED : Payment::STATE_VOIDED);
+    Put(absl::StrCat("k", 100 + i), "kim", 1,
+        i % 3 == 0 ? Payment::STATE_CAPTURED : Payment::STATE_VOIDED);
   }
   EXPECT_EQ(Get("k100").kind, Kind::kDone);
   EXPECT_EQ(Get("k101").status.code(), google::rpc::NOT_FOUND);

@@ -21,18 +21,20 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kReadRows = 256;               // of the outbox in one query; a row has up to 256 KiB
-constexpr size_t kWindowLow = 1024;          // fewer rows in memory than this: more are read
-constexpr int kPruneRows = 1000;             // in one DELETE
-constexpr int kPruneBatchesMax = 50;         // in one go
-constexpr int64_t kResendScanRows = 2000;    // outbox rows looked at in one query
+constexpr int kReadRows = 256;             // of the outbox in one query; a row has up to 256 KiB
+constexpr size_t kWindowLow = 1024;        // fewer rows in memory than this: more are read
+constexpr int kPruneRows = 1000;           // in one DELETE
+constexpr int kPruneBatchesMax = 50;       // in one go
+constexpr int64_t kResendScanRows = 2000;  // outbox rows looked at in one query
 constexpr int64_t kResendScanRowsMax = 500000;
-constexpr size_t kResendsMax = 1000;         // resources that wait
+constexpr size_t kResendsMax = 1000;  // resources that wait
 constexpr size_t kResendBatch = 256;
 constexpr auto kTick = std::chrono::milliseconds(100);
 constexpr auto kRetryBackoffMin = std::chrono::milliseconds(20);
 
-Clock::duration ToClock(absl::Duration d) { return std::chrono::microseconds(absl::ToInt64Microseconds(d)); }
+Clock::duration ToClock(absl::Duration d) {
+  return std::chrono::microseconds(absl::ToInt64Microseconds(d));
+}
 
 const char* StreamOf(absl::string_view subject) {
   if (absl::StartsWith(subject, "gaekju.command.")) return kCommandsStream;
@@ -54,20 +56,22 @@ struct Pending {
   enum class State { kWaiting, kInFlight, kStored };
   OutboxRow row;
   State state = State::kWaiting;
-  bool is_fresh = false;          // never sent before by anybody: its acknowledgement cannot be a duplicate's
-  int64_t position_at_send = 0;   // of its stream
+  bool is_fresh =
+      false;  // never sent before by anybody: its acknowledgement cannot be a duplicate's
+  int64_t position_at_send = 0;  // of its stream
 };
 
-// What is left of one incarnation. Invariant: `window` holds the rows above published_seq up to read_seq, by seq.
+// What is left of one incarnation. Invariant: `window` holds the rows above published_seq up to
+// read_seq, by seq.
 struct Log {
-  int64_t published_seq = 0;  // everything up to here is stored
-  int64_t saved_seq = 0;      // published_seq as the table has it
-  int64_t read_seq = 0;       // everything up to here is or was in the window
-  int64_t committed_seq = 0;  // the highest known to exist
+  int64_t published_seq = 0;   // everything up to here is stored
+  int64_t saved_seq = 0;       // published_seq as the table has it
+  int64_t read_seq = 0;        // everything up to here is or was in the window
+  int64_t committed_seq = 0;   // the highest known to exist
   bool is_taken_over = false;  // its writer is dead, and we hold its lock
   bool is_at_end = false;      // taken over, and nothing is above read_seq
   std::deque<Pending> window;
-  size_t next = 0;            // no row before it is kWaiting
+  size_t next = 0;  // no row before it is kWaiting
 
   Pending* Find(int64_t seq) {
     const auto it = std::lower_bound(window.begin(), window.end(), seq,
@@ -93,20 +97,23 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
   // --- guarded by mutex
   std::condition_variable publish_wake, keep_wake, idle;
   bool started = false, stopping = false;
-  bool is_checked = false;    // the streams were compared since the last connect; until then nothing is published
-  bool was_checked = false;   // at least once
+  bool is_checked =
+      false;  // the streams were compared since the last connect; until then nothing is published
+  bool was_checked = false;    // at least once
   int64_t check_requests = 0;  // grows whenever a comparison is due
-  int64_t generation = 0;     // grows with each going back; acknowledgements of earlier ones do not count
+  int64_t generation =
+      0;  // grows with each going back; acknowledgements of earlier ones do not count
   int64_t epoch = 0;
   int in_flight = 0;
   int64_t memory_bytes = 0;
   std::map<int64_t, Log> logs;
-  std::set<int64_t> closed;            // finished: a late hand-over has been read from the table already
-  std::deque<Pending> resends;         // rows to publish again, in front of all others
+  std::set<int64_t> closed;     // finished: a late hand-over has been read from the table already
+  std::deque<Pending> resends;  // rows to publish again, in front of all others
   int64_t resend_number = 0;
   std::map<std::string, int64_t> resends_wanted;  // resource -> version
   Positions positions;
-  std::map<std::string, int64_t> lost_after;  // stream -> the last sequence that can still be there, from an acknowledgement
+  std::map<std::string, int64_t>
+      lost_after;  // stream -> the last sequence that can still be there, from an acknowledgement
   bool positions_changed = false;
   Clock::time_point publish_after{};
   std::chrono::milliseconds backoff = kRetryBackoffMin;
@@ -115,14 +122,17 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
   // --- of the keeper's thread
   std::unique_ptr<PgConnection> pg;
   std::string last_failure;  // told once
-  Clock::time_point connect_after{}, check_after{}, save_at{}, checkpoint_at{}, takeover_at{}, prune_at{};
+  Clock::time_point connect_after{}, check_after{}, save_at{}, checkpoint_at{}, takeover_at{},
+      prune_at{};
 
   std::thread publisher, keeper;
 
   void Tell(const std::string& message) const {
     if (options.log) options.log(message);
   }
-  int64_t Now() const { return options.now_us ? options.now_us() : absl::ToUnixMicros(absl::Now()); }
+  int64_t Now() const {
+    return options.now_us ? options.now_us() : absl::ToUnixMicros(absl::Now());
+  }
 
   // --- publisher
   void RunPublisher();
@@ -140,8 +150,8 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
   void RunKeeper();
   bool KeeperConnected();
   absl::Status Compare();
-  absl::Status GoBack(const std::vector<StreamState>& streams, const Positions& left, int64_t stored_epoch,
-                      const std::string& why);
+  absl::Status GoBack(const std::vector<StreamState>& streams, const Positions& left,
+                      int64_t stored_epoch, const std::string& why);
   void Adopt(int64_t new_epoch, const std::map<int64_t, int64_t>& published);
   absl::StatusOr<bool> ReadMore();
   absl::Status Save(bool checkpoint);
@@ -157,7 +167,8 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
 BusMessage Relay::Core::MessageOf(const OutboxRow& row, absl::string_view suffix) const {
   BusMessage message;
   message.subject = row.subject;
-  message.msg_id = absl::StrCat(options.context, ":", row.incarnation, ":", row.seq, ":", epoch, suffix);
+  message.msg_id =
+      absl::StrCat(options.context, ":", row.incarnation, ":", row.seq, ":", epoch, suffix);
   message.headers = row.headers;
   message.body = row.body;
   return message;
@@ -173,9 +184,10 @@ std::vector<std::pair<BusMessage, PublishDone>> Relay::Core::CollectMessages() {
     // An id of its own, or the broker would take it for a duplicate.
     BusMessage message = MessageOf(row, absl::StrCat(":r", ++resend_number, "-", Now()));
     ++in_flight;
-    out.emplace_back(std::move(message), [self, g = generation, row = std::move(row)](absl::StatusOr<uint64_t> seq) {
-      self->ResendStored(g, row, seq.status());
-    });
+    out.emplace_back(std::move(message),
+                     [self, g = generation, row = std::move(row)](absl::StatusOr<uint64_t> seq) {
+                       self->ResendStored(g, row, seq.status());
+                     });
   }
   for (auto& [incarnation, log] : logs) {
     for (; log.next < log.window.size() && in_flight < options.in_flight_max; ++log.next) {
@@ -186,10 +198,10 @@ std::vector<std::pair<BusMessage, PublishDone>> Relay::Core::CollectMessages() {
       pending.position_at_send = pending.is_fresh ? positions[stream].last_seq : 0;
       pending.is_fresh = false;
       ++in_flight;
-      out.emplace_back(MessageOf(pending.row, ""),
-                       [self, g = generation, i = incarnation, s = pending.row.seq, stream](absl::StatusOr<uint64_t> seq) {
-                         self->Stored(g, i, s, stream, std::move(seq));
-                       });
+      out.emplace_back(
+          MessageOf(pending.row, ""),
+          [self, g = generation, i = incarnation, s = pending.row.seq, stream](
+              absl::StatusOr<uint64_t> seq) { self->Stored(g, i, s, stream, std::move(seq)); });
     }
   }
   return out;
@@ -224,9 +236,12 @@ void Relay::Core::PublishFailed(const absl::Status& status) {
   if (is_checked) {  // the first of those that were in flight
     Tell(absl::StrCat("publishing stopped: ", status.message()));
     publish_after = Clock::now() + backoff;
-    backoff = std::min(backoff * 2, std::chrono::milliseconds(absl::ToInt64Milliseconds(options.retry_backoff_max)));
+    backoff =
+        std::min(backoff * 2,
+                 std::chrono::milliseconds(absl::ToInt64Milliseconds(options.retry_backoff_max)));
   }
-  // The connection broke, the stream is gone, or nobody knows: look at the streams before anything else is published.
+  // The connection broke, the stream is gone, or nobody knows: look at the streams before anything
+  // else is published.
   is_checked = false;
   ++check_requests;
   keep_wake.notify_all();
@@ -243,12 +258,13 @@ void Relay::Core::Advance(Log& log) {
   }
 }
 
-void Relay::Core::Stored(int64_t of_generation, int64_t incarnation, int64_t seq, const char* stream,
-                         absl::StatusOr<uint64_t> stream_seq) {
+void Relay::Core::Stored(int64_t of_generation, int64_t incarnation, int64_t seq,
+                         const char* stream, absl::StatusOr<uint64_t> stream_seq) {
   std::lock_guard<std::mutex> lock(mutex);
   if (in_flight-- >= options.in_flight_max) publish_wake.notify_all();
   const auto it = logs.find(incarnation);
-  Pending* pending = of_generation == generation && it != logs.end() ? it->second.Find(seq) : nullptr;
+  Pending* pending =
+      of_generation == generation && it != logs.end() ? it->second.Find(seq) : nullptr;
   if (pending == nullptr) {
     if (IsIdle()) idle.notify_all();
     return;
@@ -258,7 +274,8 @@ void Relay::Core::Stored(int64_t of_generation, int64_t incarnation, int64_t seq
     const auto got = static_cast<int64_t>(*stream_seq);
     Position& position = positions[stream];
     if (got <= pending->position_at_send) {
-      // The stream gives a sequence out for the second time: it was shorter when it took this message.
+      // The stream gives a sequence out for the second time: it was shorter when it took this
+      // message.
       const auto lost = lost_after.try_emplace(stream, got - 1).first;
       lost->second = std::min(lost->second, got - 1);
       is_checked = false;
@@ -300,7 +317,9 @@ void Relay::Core::ResendStored(int64_t of_generation, OutboxRow row, const absl:
 
 // REQUIRES: mutex.
 bool Relay::Core::NeedsReading(const Log& log) const {
-  if (log.window.size() >= kWindowLow || (memory_bytes > options.memory_bytes_max && !log.window.empty())) return false;
+  if (log.window.size() >= kWindowLow ||
+      (memory_bytes > options.memory_bytes_max && !log.window.empty()))
+    return false;
   return log.is_taken_over ? !log.is_at_end : log.read_seq < log.committed_seq;
 }
 
@@ -337,10 +356,12 @@ bool Relay::Core::KeeperConnected() {
   return true;
 }
 
-// Compares the streams with what they had acknowledged, and goes back when they have lost something.
+// Compares the streams with what they had acknowledged, and goes back when they have lost
+// something.
 absl::Status Relay::Core::Compare() {
-  // In this order: what we know, what the other relays know, what the streams have. A stream only grows meanwhile, unless it loses
-  // something; the other way round, its growth would look like a loss.
+  // In this order: what we know, what the other relays know, what the streams have. A stream only
+  // grows meanwhile, unless it loses something; the other way round, its growth would look like a
+  // loss.
   int64_t requests, of_epoch;
   Positions remembered;
   std::map<std::string, int64_t> twice;
@@ -383,18 +404,21 @@ absl::Status Relay::Core::Compare() {
   for (StreamState& state : *streams) {
     const auto lost = twice.find(state.name);
     if (lost == twice.end()) continue;
-    absl::StrAppend(&why, why.empty() ? "" : "; ", state.name, " gave out sequence ", lost->second + 1, " twice");
+    absl::StrAppend(&why, why.empty() ? "" : "; ", state.name, " gave out sequence ",
+                    lost->second + 1, " twice");
     state.last_seq = std::min(state.last_seq, static_cast<uint64_t>(lost->second));
   }
   for (const auto& [name, position] : known) {
     if (position.last_seq == 0) continue;
-    const auto it = std::find_if(streams->begin(), streams->end(), [&](const auto& s) { return s.name == name; });
+    const auto it = std::find_if(streams->begin(), streams->end(),
+                                 [&](const auto& s) { return s.name == name; });
     if (it == streams->end()) {
       absl::StrAppend(&why, why.empty() ? "" : "; ", name, " is gone");
     } else if (it->created_ns != position.created_ns) {
       absl::StrAppend(&why, why.empty() ? "" : "; ", name, " was made anew");
     } else if (static_cast<int64_t>(it->last_seq) < position.last_seq) {
-      absl::StrAppend(&why, why.empty() ? "" : "; ", name, " ends at ", it->last_seq, " and had ", position.last_seq);
+      absl::StrAppend(&why, why.empty() ? "" : "; ", name, " ends at ", it->last_seq, " and had ",
+                      position.last_seq);
     }
   }
   if (!why.empty()) {
@@ -404,9 +428,11 @@ absl::Status Relay::Core::Compare() {
       left[state.name] = {state.created_ns, 0};
       const auto it = known.find(state.name);
       if (it == known.end() || it->second.created_ns != state.created_ns) continue;
-      left[state.name].last_seq = std::min(it->second.last_seq, static_cast<int64_t>(state.last_seq));
+      left[state.name].last_seq =
+          std::min(it->second.last_seq, static_cast<int64_t>(state.last_seq));
     }
-    if (absl::Status status = GoBack(*streams, left, stored_epoch, why); !status.ok()) return status;
+    if (absl::Status status = GoBack(*streams, left, stored_epoch, why); !status.ok())
+      return status;
   } else if (stored_epoch != epoch) {
     auto cursors = pg->Query("SELECT incarnation, published_seq FROM outbox_incarnation");
     if (!cursors.ok()) return cursors.status();
@@ -434,10 +460,12 @@ absl::Status Relay::Core::Compare() {
   return absl::OkStatus();
 }
 
-// `streams`: as they are; last_seq may be set lower when more is known to be lost. `left`: of what was acknowledged.
-absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const Positions& left, int64_t stored_epoch,
-                                 const std::string& why) {
-  PgArray names = PgArray::Text(), created = PgArray::Int(), last = PgArray::Int(), known = PgArray::Int();
+// `streams`: as they are; last_seq may be set lower when more is known to be lost. `left`: of what
+// was acknowledged.
+absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const Positions& left,
+                                 int64_t stored_epoch, const std::string& why) {
+  PgArray names = PgArray::Text(), created = PgArray::Int(), last = PgArray::Int(),
+          known = PgArray::Int();
   for (const StreamState& state : streams) {
     names.Add(state.name);
     created.AddInt(state.created_ns);
@@ -446,29 +474,40 @@ absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const 
   }
   const PgParams now = PgParams().Array(names).Array(created).Array(last);
   pg->Add("BEGIN");
-  pg->Add("UPDATE relay_epoch SET epoch = epoch + 1 WHERE epoch = $1 RETURNING epoch", PgParams().Int(stored_epoch));
+  pg->Add("UPDATE relay_epoch SET epoch = epoch + 1 WHERE epoch = $1 RETURNING epoch",
+          PgParams().Int(stored_epoch));
   auto bumped = pg->Run();
   if (!bumped.ok() || (*bumped)[1].rows() == 0) {
     if (pg->ok()) (void)pg->Query("ROLLBACK");
-    return bumped.ok() ? absl::AbortedError("another relay went back at the same time") : bumped.status();
+    return bumped.ok() ? absl::AbortedError("another relay went back at the same time")
+                       : bumped.status();
   }
-  // Checkpoints that a stream no longer reaches are worth nothing; nor are those from shortly before the loss.
+  // Checkpoints that a stream no longer reaches are worth nothing; nor are those from shortly
+  // before the loss.
   pg->Add(
-      "DELETE FROM relay_checkpoint c WHERE NOT EXISTS (SELECT 1 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) "
-      "AS s(stream, created_ns, last_seq) WHERE s.stream = c.stream AND s.created_ns = c.created_ns "
-      "AND s.last_seq >= c.last_seq) OR c.time_us > (SELECT max(time_us) FROM relay_checkpoint) - $4",
+      "DELETE FROM relay_checkpoint c WHERE NOT EXISTS (SELECT 1 FROM unnest($1::text[], "
+      "$2::bigint[], $3::bigint[]) "
+      "AS s(stream, created_ns, last_seq) WHERE s.stream = c.stream AND s.created_ns = "
+      "c.created_ns "
+      "AND s.last_seq >= c.last_seq) OR c.time_us > (SELECT max(time_us) FROM relay_checkpoint) - "
+      "$4",
       PgParams(now).Int(absl::ToInt64Microseconds(options.rollback_margin)));
   // A checkpoint has a row per stream; one that lost some of them in the DELETE is incomplete.
   pg->Add(
-      "DELETE FROM relay_checkpoint c USING (SELECT incarnation, seq FROM relay_checkpoint GROUP BY incarnation, seq "
-      "HAVING count(*) < max(stream_count)) AS p WHERE c.incarnation = p.incarnation AND c.seq = p.seq");
+      "DELETE FROM relay_checkpoint c USING (SELECT incarnation, seq FROM relay_checkpoint GROUP "
+      "BY incarnation, seq "
+      "HAVING count(*) < max(stream_count)) AS p WHERE c.incarnation = p.incarnation AND c.seq = "
+      "p.seq");
   pg->Add(
       "UPDATE outbox_incarnation AS i SET published_seq = t.seq, closed = false FROM ("
-      "SELECT o.incarnation, coalesce((SELECT max(c.seq) FROM relay_checkpoint c WHERE c.incarnation = o.incarnation), 0) AS seq "
-      "FROM outbox_incarnation o) AS t WHERE i.incarnation = t.incarnation AND t.seq < i.published_seq");
+      "SELECT o.incarnation, coalesce((SELECT max(c.seq) FROM relay_checkpoint c WHERE "
+      "c.incarnation = o.incarnation), 0) AS seq "
+      "FROM outbox_incarnation o) AS t WHERE i.incarnation = t.incarnation AND t.seq < "
+      "i.published_seq");
   pg->Add("DELETE FROM relay_stream");
   pg->Add(
-      "INSERT INTO relay_stream SELECT stream, created_ns, last_seq FROM unnest($1::text[], $2::bigint[], $3::bigint[]) "
+      "INSERT INTO relay_stream SELECT stream, created_ns, last_seq FROM unnest($1::text[], "
+      "$2::bigint[], $3::bigint[]) "
       "AS s(stream, created_ns, last_seq)",
       PgParams().Array(names).Array(created).Array(known));
   pg->Add("SELECT incarnation, published_seq FROM outbox_incarnation");
@@ -498,7 +537,8 @@ void Relay::Core::Adopt(int64_t new_epoch, const std::map<int64_t, int64_t>& pub
   resends.clear();
   memory_bytes = 0;
   for (auto& [incarnation, log] : logs) {
-    for (const Pending& pending : log.window) log.committed_seq = std::max(log.committed_seq, pending.row.seq);
+    for (const Pending& pending : log.window)
+      log.committed_seq = std::max(log.committed_seq, pending.row.seq);
     log.window.clear();
     log.next = 0;
     log.is_at_end = false;
@@ -539,7 +579,8 @@ absl::StatusOr<bool> Relay::Core::ReadMore() {
     if (rows->size() < static_cast<size_t>(kReadRows)) {
       log.is_at_end = log.is_taken_over;
       // Known rows that are not there were pruned.
-      if (log.read_seq < log.committed_seq && rows->empty()) log.read_seq = log.published_seq = log.committed_seq;
+      if (log.read_seq < log.committed_seq && rows->empty())
+        log.read_seq = log.published_seq = log.committed_seq;
     }
     more = more || NeedsReading(log);
     publish_wake.notify_all();
@@ -556,7 +597,8 @@ absl::Status Relay::Core::Save(bool checkpoint) {
     of_epoch = epoch;
     of_generation = generation;
     for (const auto& [incarnation, log] : logs) {
-      if (log.published_seq != log.saved_seq || checkpoint) cursors[incarnation] = log.published_seq;
+      if (log.published_seq != log.saved_seq || checkpoint)
+        cursors[incarnation] = log.published_seq;
     }
     for (const auto& [stream, position] : positions) {
       if (position.last_seq > 0) now[stream] = position;
@@ -581,26 +623,37 @@ absl::Status Relay::Core::Save(bool checkpoint) {
   // Waits for a relay that is going back, so that the statements below see its epoch.
   pg->Add("SELECT epoch FROM relay_epoch FOR SHARE");
   pg->Add(
-      "UPDATE outbox_incarnation AS i SET published_seq = u.seq FROM unnest($1::bigint[], $2::bigint[]) "
+      "UPDATE outbox_incarnation AS i SET published_seq = u.seq FROM unnest($1::bigint[], "
+      "$2::bigint[]) "
       "AS u(incarnation, seq) WHERE i.incarnation = u.incarnation AND i.published_seq < u.seq "
       "AND (SELECT epoch FROM relay_epoch) = $3",
       PgParams().Array(incarnations).Array(seqs).Int(of_epoch));
   pg->Add(
-      "INSERT INTO relay_stream AS r SELECT stream, created_ns, last_seq FROM unnest($1::text[], $2::bigint[], $3::bigint[]) "
+      "INSERT INTO relay_stream AS r SELECT stream, created_ns, last_seq FROM unnest($1::text[], "
+      "$2::bigint[], $3::bigint[]) "
       "AS s(stream, created_ns, last_seq) WHERE (SELECT epoch FROM relay_epoch) = $4 "
       "ON CONFLICT (stream) DO UPDATE SET created_ns = excluded.created_ns, "
-      "last_seq = CASE WHEN r.created_ns = excluded.created_ns THEN greatest(r.last_seq, excluded.last_seq) "
+      "last_seq = CASE WHEN r.created_ns = excluded.created_ns THEN greatest(r.last_seq, "
+      "excluded.last_seq) "
       "ELSE excluded.last_seq END",
       PgParams().Array(names).Array(created).Array(last).Int(of_epoch));
   if (checkpoint) {
     pg->Add(
-        "INSERT INTO relay_checkpoint (incarnation, seq, stream, created_ns, last_seq, stream_count, time_us) "
+        "INSERT INTO relay_checkpoint (incarnation, seq, stream, created_ns, last_seq, "
+        "stream_count, time_us) "
         "SELECT u.incarnation, u.seq, s.stream, s.created_ns, s.last_seq, $7, $6 "
         "FROM unnest($1::bigint[], $2::bigint[]) AS u(incarnation, seq), "
         "unnest($3::text[], $4::bigint[], $5::bigint[]) AS s(stream, created_ns, last_seq) "
         "WHERE u.seq > 0 AND (SELECT epoch FROM relay_epoch) = $8 ON CONFLICT DO NOTHING",
-        PgParams().Array(incarnations).Array(seqs).Array(names).Array(created).Array(last).Int(Now())
-            .Int(static_cast<int64_t>(now.size())).Int(of_epoch));
+        PgParams()
+            .Array(incarnations)
+            .Array(seqs)
+            .Array(names)
+            .Array(created)
+            .Array(last)
+            .Int(Now())
+            .Int(static_cast<int64_t>(now.size()))
+            .Int(of_epoch));
   }
   pg->Add("COMMIT");
   auto results = pg->Run();
@@ -625,16 +678,20 @@ absl::Status Relay::Core::Save(bool checkpoint) {
   return absl::OkStatus();
 }
 
-// Finishes what dead writers have left: whoever obtains the lock of an incarnation knows that its writer is gone.
+// Finishes what dead writers have left: whoever obtains the lock of an incarnation knows that its
+// writer is gone.
 absl::Status Relay::Core::TakeOver() {
-  auto open = pg->Query("SELECT incarnation, published_seq FROM outbox_incarnation WHERE NOT closed ORDER BY incarnation");
+  auto open = pg->Query(
+      "SELECT incarnation, published_seq FROM outbox_incarnation WHERE NOT closed ORDER BY "
+      "incarnation");
   if (!open.ok()) return open.status();
   std::vector<std::pair<int64_t, int64_t>> wanted;
   {
     std::lock_guard<std::mutex> lock(mutex);
     for (int i = 0; i < open->rows(); ++i) {
       const auto it = logs.find(open->Int(i, 0));
-      if (it == logs.end() || !it->second.is_taken_over) wanted.emplace_back(open->Int(i, 0), open->Int(i, 1));
+      if (it == logs.end() || !it->second.is_taken_over)
+        wanted.emplace_back(open->Int(i, 0), open->Int(i, 1));
     }
   }
   if (wanted.empty()) return absl::OkStatus();
@@ -652,7 +709,8 @@ absl::Status Relay::Core::TakeOver() {
   PgArray incarnations = PgArray::Int();
   for (int64_t incarnation : mine) incarnations.AddInt(incarnation);
   auto cursors = pg->Query(
-      "SELECT incarnation, published_seq, closed FROM outbox_incarnation WHERE incarnation = ANY($1)",
+      "SELECT incarnation, published_seq, closed FROM outbox_incarnation WHERE incarnation = "
+      "ANY($1)",
       PgParams().Array(std::move(incarnations)));
   if (!cursors.ok()) return cursors.status();
   std::lock_guard<std::mutex> lock(mutex);
@@ -661,7 +719,8 @@ absl::Status Relay::Core::TakeOver() {
     auto [it, is_new] = logs.try_emplace(incarnation);
     Log& log = it->second;
     closed.erase(incarnation);
-    if (is_new) log.published_seq = log.saved_seq = log.read_seq = log.committed_seq = cursors->Int(i, 1);
+    if (is_new)
+      log.published_seq = log.saved_seq = log.read_seq = log.committed_seq = cursors->Int(i, 1);
     log.is_taken_over = true;
     log.is_at_end = cursors->Bool(i, 2);
   }
@@ -691,7 +750,8 @@ absl::Status Relay::Core::CloseFinished() {
     pg->Add("BEGIN");
     pg->Add("SELECT epoch FROM relay_epoch FOR SHARE");
     pg->Add(
-        "UPDATE outbox_incarnation SET closed = true WHERE incarnation = $1 AND (SELECT epoch FROM relay_epoch) = $2",
+        "UPDATE outbox_incarnation SET closed = true WHERE incarnation = $1 AND (SELECT epoch FROM "
+        "relay_epoch) = $2",
         PgParams().Int(incarnation).Int(of_epoch));
     pg->Add("COMMIT");
     pg->Add("SELECT pg_advisory_unlock($1)", PgParams().Int(IncarnationLock(incarnation)));
@@ -710,14 +770,16 @@ absl::Status Relay::Core::CloseFinished() {
 
 absl::Status Relay::Core::Prune() {
   const int64_t before_us = Now() - absl::ToInt64Microseconds(options.retention);
-  auto incarnations = pg->Query("SELECT incarnation, published_seq, closed, started_us FROM outbox_incarnation");
+  auto incarnations =
+      pg->Query("SELECT incarnation, published_seq, closed, started_us FROM outbox_incarnation");
   if (!incarnations.ok()) return incarnations.status();
   for (int i = 0; i < incarnations->rows(); ++i) {
     const int64_t incarnation = incarnations->Int(i, 0);
     bool is_empty = false;
     for (int batch = 0; batch < kPruneBatchesMax; ++batch) {
       auto deleted = pg->Query(
-          "WITH head AS (SELECT seq, time_us FROM outbox WHERE incarnation = $1 ORDER BY seq LIMIT $4), "
+          "WITH head AS (SELECT seq, time_us FROM outbox WHERE incarnation = $1 ORDER BY seq LIMIT "
+          "$4), "
           "gone AS (DELETE FROM outbox WHERE incarnation = $1 AND seq <= $2 AND seq <= "
           "(SELECT max(seq) FROM head WHERE time_us < $3) RETURNING 1) "
           "SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM head)",
@@ -730,18 +792,22 @@ absl::Status Relay::Core::Prune() {
     }
     if (is_empty && incarnations->Bool(i, 2) && incarnations->Int(i, 3) < before_us) {
       pg->Add("DELETE FROM relay_checkpoint WHERE incarnation = $1", PgParams().Int(incarnation));
-      pg->Add("DELETE FROM outbox_incarnation WHERE incarnation = $1 AND closed", PgParams().Int(incarnation));
+      pg->Add("DELETE FROM outbox_incarnation WHERE incarnation = $1 AND closed",
+              PgParams().Int(incarnation));
       if (auto results = pg->Run(); !results.ok()) return results.status();
     }
   }
   // The newest of each incarnation stays, however old.
-  return pg->Query("DELETE FROM relay_checkpoint AS c WHERE time_us < $1 AND seq < "
-                   "(SELECT max(seq) FROM relay_checkpoint m WHERE m.incarnation = c.incarnation)",
-                   PgParams().Int(before_us))
+  return pg
+      ->Query(
+          "DELETE FROM relay_checkpoint AS c WHERE time_us < $1 AND seq < "
+          "(SELECT max(seq) FROM relay_checkpoint m WHERE m.incarnation = c.incarnation)",
+          PgParams().Int(before_us))
       .status();
 }
 
-// Looks through the outbox backwards, for all resources that are asked for at once, until each has its first missing event.
+// Looks through the outbox backwards, for all resources that are asked for at once, until each has
+// its first missing event.
 absl::Status Relay::Core::ServeResends() {
   std::map<std::string, int64_t> wanted;
   {
@@ -752,22 +818,30 @@ absl::Status Relay::Core::ServeResends() {
   }
   if (wanted.empty()) return absl::OkStatus();
   auto ends = pg->Query(
-      "SELECT * FROM (SELECT incarnation, (SELECT max(seq) FROM outbox o WHERE o.incarnation = i.incarnation) AS last, "
-      "(SELECT min(seq) FROM outbox o WHERE o.incarnation = i.incarnation) AS first FROM outbox_incarnation i) AS e "
+      "SELECT * FROM (SELECT incarnation, (SELECT max(seq) FROM outbox o WHERE o.incarnation = "
+      "i.incarnation) AS last, "
+      "(SELECT min(seq) FROM outbox o WHERE o.incarnation = i.incarnation) AS first FROM "
+      "outbox_incarnation i) AS e "
       "WHERE last IS NOT NULL ORDER BY incarnation DESC");
   if (!ends.ok()) return ends.status();
   std::vector<OutboxRow> found;  // newest first
   int64_t scanned = 0;
   for (int i = 0; i < ends->rows() && !wanted.empty() && scanned < kResendScanRowsMax; ++i) {
     const int64_t incarnation = ends->Int(i, 0);
-    for (int64_t end = ends->Int(i, 1); end >= ends->Int(i, 2) && !wanted.empty() && scanned < kResendScanRowsMax;
+    for (int64_t end = ends->Int(i, 1);
+         end >= ends->Int(i, 2) && !wanted.empty() && scanned < kResendScanRowsMax;
          end -= kResendScanRows, scanned += kResendScanRows) {
       PgArray resources = PgArray::Text();
       for (const auto& [resource, version] : wanted) resources.Add(resource);
       auto hits = pg->Query(
-          "SELECT seq, time_us, subject, headers, body FROM outbox WHERE incarnation = $1 AND seq > $2 AND seq <= $3 "
+          "SELECT seq, time_us, subject, headers, body FROM outbox WHERE incarnation = $1 AND seq "
+          "> $2 AND seq <= $3 "
           "AND resources && $4 ORDER BY seq DESC",
-          PgParams().Int(incarnation).Int(end - kResendScanRows).Int(end).Array(std::move(resources)));
+          PgParams()
+              .Int(incarnation)
+              .Int(end - kResendScanRows)
+              .Int(end)
+              .Array(std::move(resources)));
       if (!hits.ok()) return hits.status();
       for (int h = 0; h < hits->rows(); ++h) {
         OutboxRow row;
@@ -798,7 +872,8 @@ absl::Status Relay::Core::ServeResends() {
     resends.push_back({std::move(*it), Pending::State::kWaiting, false, 0});
   }
   if (!wanted.empty()) {
-    Tell(absl::StrCat("resend: ", wanted.size(), " resources have events that are no longer in the outbox, e.g. ",
+    Tell(absl::StrCat("resend: ", wanted.size(),
+                      " resources have events that are no longer in the outbox, e.g. ",
                       wanted.begin()->first, " from version ", wanted.begin()->second));
   }
   publish_wake.notify_all();
@@ -861,7 +936,8 @@ void Relay::Core::RunKeeper() {
       if (failed || pg == nullptr || !is_checked) return false;
       if (!resends_wanted.empty()) return true;
       for (const auto& [incarnation, log] : logs) {
-        if (NeedsReading(log) || (log.is_taken_over && log.is_at_end && log.window.empty())) return true;
+        if (NeedsReading(log) || (log.is_taken_over && log.is_at_end && log.window.empty()))
+          return true;
       }
       return false;
     };
@@ -909,7 +985,8 @@ void Relay::Stop() {
 
 bool Relay::Flush(absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(core_->mutex);
-  core_->idle.wait_for(lock, absl::ToChronoMicroseconds(timeout), [&] { return core_->stopping || core_->IsIdle(); });
+  core_->idle.wait_for(lock, absl::ToChronoMicroseconds(timeout),
+                       [&] { return core_->stopping || core_->IsIdle(); });
   return core_->IsIdle();
 }
 
@@ -938,7 +1015,8 @@ absl::Status Relay::Republish(int64_t from_time_us) {
   (*pg)->Add("UPDATE relay_epoch SET epoch = epoch + 1");
   (*pg)->Add(
       "UPDATE outbox_incarnation AS i SET published_seq = t.seq, closed = false FROM ("
-      "SELECT incarnation, min(seq) - 1 AS seq FROM outbox WHERE time_us >= $1 GROUP BY incarnation) AS t "
+      "SELECT incarnation, min(seq) - 1 AS seq FROM outbox WHERE time_us >= $1 GROUP BY "
+      "incarnation) AS t "
       "WHERE i.incarnation = t.incarnation AND t.seq < i.published_seq",
       PgParams().Int(from_time_us));
   (*pg)->Add("COMMIT");

@@ -47,7 +47,8 @@ class Writer {
   }
 
   // Writes rows with these bodies, without COMMIT.
-  std::vector<OutboxRow> Write(const std::vector<std::string>& bodies, const std::string& subject = "gaekju.event.toy") {
+  std::vector<OutboxRow> Write(const std::vector<std::string>& bodies,
+                               const std::string& subject = "gaekju.event.toy") {
     std::vector<OutboxRow> rows;
     for (const std::string& body : bodies) {
       OutboxRow row;
@@ -118,8 +119,10 @@ class RelayTest : public testing::Test {
   // Until the cursor of the incarnation has been saved, with a checkpoint.
   bool WaitForCheckpoint(int64_t incarnation, int64_t seq) {
     return Eventually([&] {
-      return Int(absl::StrCat("SELECT max(seq) FROM relay_checkpoint WHERE incarnation = ", incarnation)) == seq &&
-             Int(absl::StrCat("SELECT published_seq FROM outbox_incarnation WHERE incarnation = ", incarnation)) == seq;
+      return Int(absl::StrCat("SELECT max(seq) FROM relay_checkpoint WHERE incarnation = ",
+                              incarnation)) == seq &&
+             Int(absl::StrCat("SELECT published_seq FROM outbox_incarnation WHERE incarnation = ",
+                              incarnation)) == seq;
     });
   }
 
@@ -179,7 +182,8 @@ TEST_F(RelayTest, ALongTransactionInAnotherDatabaseStallsNobody) {
   ASSERT_TRUE((*other)->Script("CREATE TABLE t (k int)").ok());
   ASSERT_TRUE((*other)->Query("SET idle_in_transaction_session_timeout = 0").ok());
   ASSERT_TRUE((*other)->Query("BEGIN").ok());
-  ASSERT_TRUE((*other)->Query("INSERT INTO t VALUES (1)").ok());  // holds a transaction id of the cluster
+  ASSERT_TRUE(
+      (*other)->Query("INSERT INTO t VALUES (1)").ok());  // holds a transaction id of the cluster
   auto relay = StartRelay();
   std::vector<OutboxRow> rows;
   {
@@ -267,7 +271,8 @@ TEST_F(RelayTest, WipedStreamIsFilledAgainWithTheNextEpoch) {
   Writer writer(options_.pg);
   relay->Committed(writer.incarnation(), writer.WriteAndCommit({"a", "b"}));
   ASSERT_TRUE(bus_.WaitForStored(3));
-  ASSERT_TRUE(Eventually([&] { return Int("SELECT count(*) FROM outbox_incarnation WHERE closed") == 1; }));
+  ASSERT_TRUE(
+      Eventually([&] { return Int("SELECT count(*) FROM outbox_incarnation WHERE closed") == 1; }));
   ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), 2));
   bus_.Disconnect();
   bus_.Wipe(kEventsStream);
@@ -306,7 +311,8 @@ TEST_F(RelayTest, ShorterStreamIsFilledFromTheNewestCheckpointThatItStillHas) {
   auto relay = StartRelay();
   Writer writer(options_.pg);
   for (int i = 0; i < 3; ++i) {
-    relay->Committed(writer.incarnation(), writer.WriteAndCommit(Numbered(absl::StrCat("batch", i, "-"), 0, 10)));
+    relay->Committed(writer.incarnation(),
+                     writer.WriteAndCommit(Numbered(absl::StrCat("batch", i, "-"), 0, 10)));
     ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), (i + 1) * 10));
   }
   bus_.Disconnect();
@@ -339,7 +345,8 @@ TEST_F(RelayTest, OtherStreamsDoNotMakeItGoBack) {
   EXPECT_THAT(Bodies(), ElementsAre("a", "b", "c"));
 }
 
-// The stream lost its end and grew again before anybody looked: only the acknowledged sequence tells.
+// The stream lost its end and grew again before anybody looked: only the acknowledged sequence
+// tells.
 TEST_F(RelayTest, SequenceGivenOutTwiceIsALoss) {
   auto relay = StartRelay();
   Writer writer(options_.pg);
@@ -399,7 +406,8 @@ TEST_F(RelayTest, WhatMemoryHasNoRoomForIsRead) {
   Writer writer(options_.pg);
   bus_.Disconnect();
   for (int i = 0; i < 40; ++i) {
-    relay->Committed(writer.incarnation(), writer.WriteAndCommit(Numbered("", i * 50, i * 50 + 50)));
+    relay->Committed(writer.incarnation(),
+                     writer.WriteAndCommit(Numbered("", i * 50, i * 50 + 50)));
   }
   bus_.Connect();
   ASSERT_TRUE(bus_.WaitForStored(2000));
@@ -497,7 +505,8 @@ TEST_F(RelayTest, ResendFindsTheRowsOfAResource) {
     for (int i = 0; i < 2; ++i) {
       envelopes[static_cast<size_t>(i)].type = "toy.Changed";
       envelopes[static_cast<size_t>(i)].order_id = "o";
-      envelopes[static_cast<size_t>(i)].resource = i == 0 ? "thing/1" : absl::StrCat("thing/other", version);
+      envelopes[static_cast<size_t>(i)].resource =
+          i == 0 ? "thing/1" : absl::StrCat("thing/other", version);
       envelopes[static_cast<size_t>(i)].version = i == 0 ? version : 1;
     }
     auto encoded = EncodeTurn("toy", envelopes, absl::StrCat("x-", version));

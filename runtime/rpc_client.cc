@@ -27,7 +27,8 @@ constexpr char kDomain[] = "gaekju.rpc";
 constexpr size_t kCopyBytesMax = 16384;  // as in rpc_server.cc
 
 int64_t SteadyUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
@@ -38,7 +39,8 @@ grpc::ByteBuffer ToByteBuffer(std::string payload) {
   }
   auto* owned = new std::string(std::move(payload));
   grpc::Slice slice(
-      owned->data(), owned->size(), [](void* owner) { delete static_cast<std::string*>(owner); }, owned);
+      owned->data(), owned->size(), [](void* owner) { delete static_cast<std::string*>(owner); },
+      owned);
   return grpc::ByteBuffer(&slice, 1);
 }
 
@@ -60,15 +62,18 @@ google::rpc::Status FromGrpc(const grpc::Status& status) {
   return out;
 }
 
-// Whether the peer itself answered. What Envoy counts as a 5xx is a failure: nobody there, too late, or broken.
+// Whether the peer itself answered. What Envoy counts as a 5xx is a failure: nobody there, too
+// late, or broken.
 bool Reached(grpc::StatusCode code) {
   switch (code) {
     case grpc::StatusCode::UNAVAILABLE:
     case grpc::StatusCode::DEADLINE_EXCEEDED:
     case grpc::StatusCode::UNKNOWN:
     case grpc::StatusCode::INTERNAL:
-    case grpc::StatusCode::DATA_LOSS: return false;
-    default: return true;
+    case grpc::StatusCode::DATA_LOSS:
+      return false;
+    default:
+      return true;
   }
 }
 
@@ -97,8 +102,13 @@ struct Flight {
 };
 
 struct Peer {
-  Peer(std::string n, std::string a, std::shared_ptr<grpc::Channel> channel, const BreakerOptions& options, PeerMetrics& m)
-      : name(std::move(n)), address(std::move(a)), stub(std::move(channel)), metrics(m), breaker(options) {}
+  Peer(std::string n, std::string a, std::shared_ptr<grpc::Channel> channel,
+       const BreakerOptions& options, PeerMetrics& m)
+      : name(std::move(n)),
+        address(std::move(a)),
+        stub(std::move(channel)),
+        metrics(m),
+        breaker(options) {}
 
   const std::string name;
   const std::string address;
@@ -121,7 +131,8 @@ struct Peer {
     if (now == Breaker::State::kOpen) {
       metrics.breaker_opened.Add();
       // A failed probe opens it again: once is news enough.
-      if (before == Breaker::State::kClosed) LogWarning("circuit opened", {{"peer", name}, {"address", address}});
+      if (before == Breaker::State::kClosed)
+        LogWarning("circuit opened", {{"peer", name}, {"address", address}});
     } else if (now == Breaker::State::kClosed) {
       LogInfo("circuit closed", {{"peer", name}, {"address", address}});
     }
@@ -130,7 +141,8 @@ struct Peer {
 
 UnaryResult NotSent(absl::string_view peer, absl::string_view reason, absl::string_view message) {
   UnaryResult result;
-  result.status = flow::MakeStatus(google::rpc::UNAVAILABLE, kDomain, reason, absl::StrCat(message, " ", peer), "", 1'000'000);
+  result.status = flow::MakeStatus(google::rpc::UNAVAILABLE, kDomain, reason,
+                                   absl::StrCat(message, " ", peer), "", 1'000'000);
   return result;
 }
 
@@ -155,7 +167,8 @@ struct RpcClient::Impl {
       grpc::ChannelArguments args;
       // A peer that restarts is reached again within a second; 100 ms between the first attempts.
       args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-      args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);  // also the time one attempt to connect may take
+      args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                  1000);  // also the time one attempt to connect may take
       args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
       args.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
       // A half-open connection is noticed within 25 s; the server allows a ping every 10 s.
@@ -165,12 +178,14 @@ struct RpcClient::Impl {
       args.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
       args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);                     // one layer retries: the saga
       args.SetInt(GRPC_ARG_SERVICE_CONFIG_DISABLE_RESOLUTION, 1);  // no TXT look-ups
-      args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);                  // http_proxy is for the world outside
+      args.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);  // http_proxy is for the world outside
       args.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
       args.SetLoadBalancingPolicyName("round_robin");  // where DNS knows several replicas
       args.SetMaxReceiveMessageSize(options.response_bytes_max);
-      peer = std::make_unique<Peer>(name, address, grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args),
-                                    options.breaker, metrics->Peer(name));
+      peer = std::make_unique<Peer>(
+          name, address,
+          grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), args),
+          options.breaker, metrics->Peer(name));
     }
     return peer.get();
   }
@@ -181,15 +196,18 @@ struct RpcClient::Impl {
   }
 };
 
-absl::StatusOr<std::unique_ptr<RpcClient>> RpcClient::Create(RpcClientOptions options, Metrics* metrics) {
+absl::StatusOr<std::unique_ptr<RpcClient>> RpcClient::Create(RpcClientOptions options,
+                                                             Metrics* metrics) {
   auto impl = std::make_unique<Impl>();
   for (absl::string_view entry : absl::StrSplit(options.peers, ',', absl::SkipWhitespace())) {
-    const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(entry, absl::MaxSplits('=', 1));
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(entry, absl::MaxSplits('=', 1));
     const absl::string_view context = absl::StripAsciiWhitespace(parts.first);
     const absl::string_view address = absl::StripAsciiWhitespace(parts.second);
     if (context.empty() || address.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat("--peers: \"", absl::StripAsciiWhitespace(entry),
-                                                     "\" is not context=host:port, like payment=127.0.0.1:50052"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--peers: \"", absl::StripAsciiWhitespace(entry),
+                       "\" is not context=host:port, like payment=127.0.0.1:50052"));
     }
     if (!impl->addresses.emplace(std::string(context), std::string(address)).second) {
       return absl::InvalidArgumentError(absl::StrCat("--peers names ", context, " twice"));
@@ -220,7 +238,8 @@ RpcClient::~RpcClient() {
 
 void RpcClient::Unary(UnaryCall call, std::function<void(UnaryResult)> done) {
   const std::string& name = call.context.empty() ? call.address : call.context;
-  Peer* peer = impl_->PeerOf(name, call.context.empty() ? call.address : impl_->AddressOf(call.context));
+  Peer* peer =
+      impl_->PeerOf(name, call.context.empty() ? call.address : impl_->AddressOf(call.context));
   auto flight = std::make_unique<Flight>();
   bool closing = false;
   {
@@ -240,55 +259,62 @@ void RpcClient::Unary(UnaryCall call, std::function<void(UnaryResult)> done) {
   }
   if (flight->ticket == 0) {
     peer->metrics.breaker_refused.Add();
-    return done(closing ? NotSent(name, "CLIENT_CLOSED", "not called, because this process is stopping:")
-                        : NotSent(name, "CIRCUIT_OPEN", "not called, because the last calls failed or too many are in flight:"));
+    return done(
+        closing ? NotSent(name, "CLIENT_CLOSED", "not called, because this process is stopping:")
+                : NotSent(name, "CIRCUIT_OPEN",
+                          "not called, because the last calls failed or too many are in flight:"));
   }
 
   flight->peer = peer;
   flight->path = PathOf(call.method);
   flight->started_us = SteadyUs();
   flight->done = std::move(done);
-  const int64_t timeout_us = call.timeout_us > 0 ? call.timeout_us : impl_->options.timeout_us_default;
-  flight->context->set_deadline(std::chrono::system_clock::now() + std::chrono::microseconds(timeout_us));
+  const int64_t timeout_us =
+      call.timeout_us > 0 ? call.timeout_us : impl_->options.timeout_us_default;
+  flight->context->set_deadline(std::chrono::system_clock::now() +
+                                std::chrono::microseconds(timeout_us));
   flight->context->set_wait_for_ready(false);
   if (!call.traceparent.empty()) flight->context->AddMetadata("traceparent", call.traceparent);
   flight->request = ToByteBuffer(std::move(call.payload));
 
   Flight* f = flight.release();  // until its callback
-  peer->stub.UnaryCall(&*f->context, f->path, grpc::StubOptions(), &f->request, &f->response, [f](grpc::Status status) {
-    Peer* peer = f->peer;
-    const int64_t now_us = SteadyUs();
-    f->metrics->Ended(status.error_code(), static_cast<double>(now_us - f->started_us) * 1e-6);
-    UnaryResult result;
-    result.status = FromGrpc(status);
-    if (status.ok()) {
-      result.payload = ToString(f->response);
-      const auto& trailers = f->context->GetServerTrailingMetadata();
-      const auto it = trailers.find("gaekju-outcome");
-      result.pending = it != trailers.end() && it->second == "pending";
-    }
-    {
-      absl::MutexLock lock(&peer->mutex);
-      const Breaker::State before = peer->breaker.state();
-      // What our own destructor cancels says nothing about the peer.
-      peer->breaker.Ended(f->ticket, peer->closing || Reached(status.error_code()), now_us);
-      peer->Changed(before);
-      f->ended = true;
-    }
-    f->done(std::move(result));
-    f->done = nullptr;
-    // The context holds the channel. Were it the last to do so, the channel's end would stop the very threads that run this callback, which
-    // gRPC cannot do (grpc/grpc#32584: it crashes before 1.54). So it goes while the destructor still waits for us.
-    f->context.reset();
-    {
-      // Last of all: the destructor waits for the list to be empty.
-      absl::MutexLock lock(&peer->mutex);
-      if (f->previous != nullptr) f->previous->next = f->next;
-      if (f->next != nullptr) f->next->previous = f->previous;
-      if (peer->flights == f) peer->flights = f->next;
-    }
-    delete f;
-  });
+  peer->stub.UnaryCall(
+      &*f->context, f->path, grpc::StubOptions(), &f->request, &f->response,
+      [f](grpc::Status status) {
+        Peer* peer = f->peer;
+        const int64_t now_us = SteadyUs();
+        f->metrics->Ended(status.error_code(), static_cast<double>(now_us - f->started_us) * 1e-6);
+        UnaryResult result;
+        result.status = FromGrpc(status);
+        if (status.ok()) {
+          result.payload = ToString(f->response);
+          const auto& trailers = f->context->GetServerTrailingMetadata();
+          const auto it = trailers.find("gaekju-outcome");
+          result.pending = it != trailers.end() && it->second == "pending";
+        }
+        {
+          absl::MutexLock lock(&peer->mutex);
+          const Breaker::State before = peer->breaker.state();
+          // What our own destructor cancels says nothing about the peer.
+          peer->breaker.Ended(f->ticket, peer->closing || Reached(status.error_code()), now_us);
+          peer->Changed(before);
+          f->ended = true;
+        }
+        f->done(std::move(result));
+        f->done = nullptr;
+        // The context holds the channel. Were it the last to do so, the channel's end would stop
+        // the very threads that run this callback, which gRPC cannot do (grpc/grpc#32584: it
+        // crashes before 1.54). So it goes while the destructor still waits for us.
+        f->context.reset();
+        {
+          // Last of all: the destructor waits for the list to be empty.
+          absl::MutexLock lock(&peer->mutex);
+          if (f->previous != nullptr) f->previous->next = f->next;
+          if (f->next != nullptr) f->next->previous = f->previous;
+          if (peer->flights == f) peer->flights = f->next;
+        }
+        delete f;
+      });
 }
 
 void RpcClient::Call(flow::Call call, std::function<void(flow::StepResult)> done) {
@@ -304,7 +330,9 @@ void RpcClient::Call(flow::Call call, std::function<void(flow::StepResult)> done
   });
 }
 
-std::string RpcClient::AddressOf(absl::string_view context) const { return impl_->AddressOf(context); }
+std::string RpcClient::AddressOf(absl::string_view context) const {
+  return impl_->AddressOf(context);
+}
 
 Breaker::State RpcClient::breaker_state(absl::string_view context) const {
   absl::ReaderMutexLock lock(&impl_->mutex);
@@ -328,8 +356,11 @@ flow::StepResult ClassifyResult(const flow::Call& call, UnaryResult result) {
     case google::rpc::NOT_FOUND:
     case google::rpc::ALREADY_EXISTS:
     case google::rpc::FAILED_PRECONDITION:
-    case google::rpc::OUT_OF_RANGE: out.outcome = flow::Outcome::OUTCOME_REFUSED; break;
-    default: out.unreachable = true;
+    case google::rpc::OUT_OF_RANGE:
+      out.outcome = flow::Outcome::OUTCOME_REFUSED;
+      break;
+    default:
+      out.unreachable = true;
   }
   out.payload = result.status.SerializeAsString();
   return out;

@@ -56,19 +56,21 @@ using google::protobuf::MethodDescriptor;
 constexpr char kDomain[] = "gaekju.rpc";
 // A message is copied into its own slice below this size: cheaper than a reference-counted owner.
 constexpr size_t kCopyBytesMax = 16384;
-// Requests of up to this many times the largest limit of a method still get our own error with details; larger ones
-// gRPC's, without their body ever being kept.
+// Requests of up to this many times the largest limit of a method still get our own error with
+// details; larger ones gRPC's, without their body ever being kept.
 constexpr int kHardLimitFactor = 4;
 // Trailing metadata share the metadata limit (8 KiB) of the caller.
 constexpr size_t kDetailBytesMax = 6144;
 
 int64_t SteadyNs() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
 int64_t UnixUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
       .count();
 }
 
@@ -76,10 +78,12 @@ grpc::Status ToGrpc(const google::rpc::Status& status) {
   if (status.code() == 0) return grpc::Status::OK;
   std::string details = status.SerializeAsString();
   if (details.size() > kDetailBytesMax) details.clear();
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), status.message().substr(0, 1024), details);
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
+                      status.message().substr(0, 1024), details);
 }
 
-grpc::Status Refusal(int code, absl::string_view reason, absl::string_view message, int64_t retry_after_us = 0) {
+grpc::Status Refusal(int code, absl::string_view reason, absl::string_view message,
+                     int64_t retry_after_us = 0) {
   return ToGrpc(flow::MakeStatus(code, kDomain, reason, message, "", retry_after_us));
 }
 
@@ -90,7 +94,8 @@ grpc::ByteBuffer ToByteBuffer(std::string payload) {
   }
   auto* owned = new std::string(std::move(payload));
   grpc::Slice slice(
-      owned->data(), owned->size(), [](void* owner) { delete static_cast<std::string*>(owner); }, owned);
+      owned->data(), owned->size(), [](void* owner) { delete static_cast<std::string*>(owner); },
+      owned);
   return grpc::ByteBuffer(&slice, 1);
 }
 
@@ -107,8 +112,8 @@ bool Parse(const grpc::ByteBuffer& bytes, Message* message) {
 // A method as it is served.
 struct ServedMethod {
   const MethodDescriptor* descriptor;
-  std::string path;             // "/gaekju.payment.v1.PaymentService/Capture"; gRPC keeps a pointer into it
-  const Message* request;       // the prototype of the generated type
+  std::string path;  // "/gaekju.payment.v1.PaymentService/Capture"; gRPC keeps a pointer into it
+  const Message* request;  // the prototype of the generated type
   RpcHandler handler;
   MethodMetrics* metrics;
   size_t bytes_max;
@@ -117,7 +122,8 @@ struct ServedMethod {
 
 }  // namespace
 
-// What a call needs of its server. Outlives every call that gRPC still holds, not those that only a Responder holds.
+// What a call needs of its server. Outlives every call that gRPC still holds, not those that only a
+// Responder holds.
 struct ServerState {
   std::atomic<int> inflight{0};
   int stream_queue_max = 0;
@@ -170,7 +176,8 @@ class ServerCall {
     delete added;
   }
 
-  // Ends the call by itself at `deadline`, for callers that set none. REQUIRES: called before anybody else knows the call.
+  // Ends the call by itself at `deadline`, for callers that set none. REQUIRES: called before
+  // anybody else knows the call.
   void SetAlarm(std::chrono::system_clock::time_point deadline) {
     Ref();
     alarm_ = std::make_unique<grpc::Alarm>();
@@ -195,7 +202,8 @@ class ServerCall {
     Finish(std::move(status), "", false);
   }
   void CountEnd(const grpc::Status& status) {
-    method_->metrics->Ended(status.error_code(), static_cast<double>(SteadyNs() - start_ns_) * 1e-9);
+    method_->metrics->Ended(status.error_code(),
+                            static_cast<double>(SteadyNs() - start_ns_) * 1e-9);
   }
   void Done() {  // gRPC's OnDone
     server_->inflight.fetch_sub(1, std::memory_order_relaxed);
@@ -239,7 +247,8 @@ class UnaryCall final : public internal::ServerCall, public grpc::ServerUnaryRea
       : ServerCall(server, method), context_(context), response_(response) {}
 
   bool Write(std::string) override {
-    GK_CHECK(false) << "Write() on the unary method " << std::string(method_->descriptor->full_name());
+    GK_CHECK(false) << "Write() on the unary method "
+                    << std::string(method_->descriptor->full_name());
     return false;
   }
 
@@ -250,18 +259,23 @@ class UnaryCall final : public internal::ServerCall, public grpc::ServerUnaryRea
     CountEnd(status);
     grpc::ServerUnaryReactor::Finish(std::move(status));
   }
-  void OnCancel() override { CallerGone(grpc::Status(grpc::StatusCode::CANCELLED, "the caller has gone")); }
+  void OnCancel() override {
+    CallerGone(grpc::Status(grpc::StatusCode::CANCELLED, "the caller has gone"));
+  }
   void OnDone() override { Done(); }
-  // gRPC asks whether OnDone and OnCancel may run where it stands, without a hop to its executor's thread (which costs a tenth of a call's
-  // time). Once the call has ended both are a few atomics. Not API: a gRPC that drops it needs this line dropped.
+  // gRPC asks whether OnDone and OnCancel may run where it stands, without a hop to its executor's
+  // thread (which costs a tenth of a call's time). Once the call has ended both are a few atomics.
+  // Not API: a gRPC that drops it needs this line dropped.
   bool InternalInlineable() override { return ended(); }
 
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const response_;
 };
 
-// A server-streaming call. At most one operation is with gRPC at any time; `mutex_` is never held when one is started.
-class StreamCall final : public internal::ServerCall, public grpc::ServerWriteReactor<grpc::ByteBuffer> {
+// A server-streaming call. At most one operation is with gRPC at any time; `mutex_` is never held
+// when one is started.
+class StreamCall final : public internal::ServerCall,
+                         public grpc::ServerWriteReactor<grpc::ByteBuffer> {
  public:
   StreamCall(ServerState* server, const ServedMethod* method) : ServerCall(server, method) {}
 
@@ -321,7 +335,9 @@ class StreamCall final : public internal::ServerCall, public grpc::ServerWriteRe
     }
     Pump();
   }
-  void OnCancel() override { CallerGone(grpc::Status(grpc::StatusCode::CANCELLED, "the caller has gone")); }
+  void OnCancel() override {
+    CallerGone(grpc::Status(grpc::StatusCode::CANCELLED, "the caller has gone"));
+  }
   void OnDone() override {
     {
       absl::MutexLock lock(&server_->mutex);
@@ -348,8 +364,9 @@ void LogFromGrpc(gpr_log_func_args* args) {
 }
 #endif
 
-// Whether the server at host:port accepts a new connection and speaks HTTP/2 on it within `timeout_ms`. The kernel completes a TCP
-// handshake for a listener that nobody accepts from, so connecting alone shows nothing.
+// Whether the server at host:port accepts a new connection and speaks HTTP/2 on it within
+// `timeout_ms`. The kernel completes a TCP handshake for a listener that nobody accepts from, so
+// connecting alone shows nothing.
 bool DialsBack(const std::string& host, int port, int timeout_ms) {
   addrinfo hints{};
   hints.ai_socktype = SOCK_STREAM;
@@ -362,10 +379,13 @@ bool DialsBack(const std::string& host, int port, int timeout_ms) {
     const auto wait = [&](short events) {
       const int64_t left_ms = (end_ns - SteadyNs()) / 1'000'000;
       pollfd p{fd, events, 0};
-      return left_ms > 0 && poll(&p, 1, static_cast<int>(left_ms)) == 1 && (p.revents & events) != 0;
+      return left_ms > 0 && poll(&p, 1, static_cast<int>(left_ms)) == 1 &&
+             (p.revents & events) != 0;
     };
-    const bool connected = connect(fd, found->ai_addr, found->ai_addrlen) == 0 || (errno == EINPROGRESS && wait(POLLOUT));
-    // The connection preface of RFC 9113 §3.4 with an empty SETTINGS frame; the server must send its own SETTINGS.
+    const bool connected = connect(fd, found->ai_addr, found->ai_addrlen) == 0 ||
+                           (errno == EINPROGRESS && wait(POLLOUT));
+    // The connection preface of RFC 9113 §3.4 with an empty SETTINGS frame; the server must send
+    // its own SETTINGS.
     constexpr char kPreface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0";
     if (connected && send(fd, kPreface, sizeof(kPreface) - 1, MSG_NOSIGNAL) > 0 && wait(POLLIN)) {
       char frame[9];
@@ -391,34 +411,43 @@ Responder& Responder::operator=(Responder&& other) noexcept {
 Responder::~Responder() {
   if (call_ == nullptr) return;
   // Does nothing when it was answered, or the caller has gone.
-  static const grpc::Status* const unanswered =
-      new grpc::Status(Refusal(google::rpc::UNAVAILABLE, "UNANSWERED", "the server gave the call up", 1'000'000));
+  static const grpc::Status* const unanswered = new grpc::Status(
+      Refusal(google::rpc::UNAVAILABLE, "UNANSWERED", "the server gave the call up", 1'000'000));
   call_->End(*unanswered, "", false);
   call_->Unref();
 }
 
 void Responder::Send(flow::Answer answer) {
   switch (answer.kind) {
-    case flow::Answer::Kind::kDone: return Done(std::move(answer.payload));
-    case flow::Answer::Kind::kRefused: return Refuse(answer.status);
-    case flow::Answer::Kind::kPending: return Pending();
+    case flow::Answer::Kind::kDone:
+      return Done(std::move(answer.payload));
+    case flow::Answer::Kind::kRefused:
+      return Refuse(answer.status);
+    case flow::Answer::Kind::kPending:
+      return Pending();
     case flow::Answer::Kind::kWait:
-    case flow::Answer::Kind::kRetry: break;
+    case flow::Answer::Kind::kRetry:
+      break;
   }
   GK_CHECK(false) << "Send() of an answer that is none yet";
 }
-void Responder::Done(std::string payload) { call_->End(grpc::Status::OK, std::move(payload), false); }
+void Responder::Done(std::string payload) {
+  call_->End(grpc::Status::OK, std::move(payload), false);
+}
 void Responder::Refuse(const google::rpc::Status& status) { call_->End(ToGrpc(status), "", false); }
 void Responder::Pending() { call_->End(grpc::Status::OK, "", true); }
 bool Responder::Write(std::string payload) { return call_->Write(std::move(payload)); }
 bool Responder::cancelled() const { return call_->cancelled(); }
-void Responder::OnCancel(std::function<void()> on_cancel) { call_->SetOnCancel(std::move(on_cancel)); }
+void Responder::OnCancel(std::function<void()> on_cancel) {
+  call_->SetOnCancel(std::move(on_cancel));
+}
 
 struct RpcServer::Impl {
   // A context's service: its methods registered by their paths, with handlers over bytes.
   class Service : public grpc::Service {
    public:
-    Service(Impl* server, const google::protobuf::ServiceDescriptor& descriptor, const RpcHandler& handler);
+    Service(Impl* server, const google::protobuf::ServiceDescriptor& descriptor,
+            const RpcHandler& handler);
     const std::string& name() const { return name_; }
 
    private:
@@ -428,17 +457,20 @@ struct RpcServer::Impl {
 
   Impl(RpcServerOptions o, Metrics* m) : options(std::move(o)), metrics(m) {
     state.stream_queue_max = options.stream_queue_max;
-    overloaded = Refusal(google::rpc::UNAVAILABLE, "OVERLOADED", "the server has too many calls in flight", 1'000'000);
-    draining = Refusal(google::rpc::UNAVAILABLE, "DRAINING", "the server is stopping; watch again", 100'000);
+    overloaded = Refusal(google::rpc::UNAVAILABLE, "OVERLOADED",
+                         "the server has too many calls in flight", 1'000'000);
+    draining = Refusal(google::rpc::UNAVAILABLE, "DRAINING", "the server is stopping; watch again",
+                       100'000);
   }
 
-  grpc::ServerUnaryReactor* StartUnary(const ServedMethod& method, grpc::CallbackServerContext* context,
+  grpc::ServerUnaryReactor* StartUnary(const ServedMethod& method,
+                                       grpc::CallbackServerContext* context,
                                        const grpc::ByteBuffer* request, grpc::ByteBuffer* response);
   grpc::ServerWriteReactor<grpc::ByteBuffer>* StartStream(const ServedMethod& method,
                                                           grpc::CallbackServerContext* context,
                                                           const grpc::ByteBuffer* request);
-  void Begin(const ServedMethod& method, grpc::CallbackServerContext* context, const grpc::ByteBuffer& request,
-             internal::ServerCall* call);
+  void Begin(const ServedMethod& method, grpc::CallbackServerContext* context,
+             const grpc::ByteBuffer& request, internal::ServerCall* call);
   void PublishReadiness() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void Watch(std::string host);
 
@@ -457,21 +489,24 @@ struct RpcServer::Impl {
   std::thread watchdog;
 };
 
-RpcServer::Impl::Service::Service(Impl* server, const google::protobuf::ServiceDescriptor& descriptor,
+RpcServer::Impl::Service::Service(Impl* server,
+                                  const google::protobuf::ServiceDescriptor& descriptor,
                                   const RpcHandler& handler)
     : name_(descriptor.full_name()) {
   for (int i = 0; i < descriptor.method_count(); ++i) {
     const MethodDescriptor* method = descriptor.method(i);
-    GK_CHECK(!method->client_streaming()) << std::string(method->full_name()) << " streams requests: nobody serves that";
+    GK_CHECK(!method->client_streaming())
+        << std::string(method->full_name()) << " streams requests: nobody serves that";
     const auto& limits = method->options().GetExtension(gaekju::auth::v1::authorization);
     ServedMethod& served = methods_.emplace_back();
     served.descriptor = method;
     served.request = MessageFactory::generated_factory()->GetPrototype(method->input_type());
-    GK_CHECK(served.request != nullptr) << std::string(method->input_type()->full_name()) << " is not a generated message";
+    GK_CHECK(served.request != nullptr)
+        << std::string(method->input_type()->full_name()) << " is not a generated message";
     served.handler = handler;
     served.metrics = &server->metrics->ServerMethod(std::string(method->full_name()));
-    served.bytes_max =
-        limits.max_request_bytes() > 0 ? limits.max_request_bytes() : server->options.request_bytes_max;
+    served.bytes_max = limits.max_request_bytes() > 0 ? limits.max_request_bytes()
+                                                      : server->options.request_bytes_max;
     const int deadline_ms = limits.default_deadline_ms() > 0 ? limits.default_deadline_ms()
                             : method->server_streaming()     ? 0
                                                              : server->options.deadline_ms_default;
@@ -483,30 +518,35 @@ RpcServer::Impl::Service::Service(Impl* server, const google::protobuf::ServiceD
     AddMethod(new grpc::internal::RpcServiceMethod(served.path.c_str(), type, nullptr));
     const ServedMethod* m = &served;
     if (method->server_streaming()) {
-      MarkMethodRawCallback(i, new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
-                                   [server, m](grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
-                                     return server->StartStream(*m, context, request);
-                                   }));
+      MarkMethodRawCallback(
+          i,
+          new grpc::internal::CallbackServerStreamingHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
+              [server, m](grpc::CallbackServerContext* context, const grpc::ByteBuffer* request) {
+                return server->StartStream(*m, context, request);
+              }));
     } else {
-      MarkMethodRawCallback(i, new grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
-                                   [server, m](grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
-                                               grpc::ByteBuffer* response) {
-                                     return server->StartUnary(*m, context, request, response);
-                                   }));
+      MarkMethodRawCallback(
+          i, new grpc::internal::CallbackUnaryHandler<grpc::ByteBuffer, grpc::ByteBuffer>(
+                 [server, m](grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                             grpc::ByteBuffer* response) {
+                   return server->StartUnary(*m, context, request, response);
+                 }));
     }
   }
 }
 
-grpc::ServerUnaryReactor* RpcServer::Impl::StartUnary(const ServedMethod& method, grpc::CallbackServerContext* context,
-                                                      const grpc::ByteBuffer* request, grpc::ByteBuffer* response) {
+grpc::ServerUnaryReactor* RpcServer::Impl::StartUnary(const ServedMethod& method,
+                                                      grpc::CallbackServerContext* context,
+                                                      const grpc::ByteBuffer* request,
+                                                      grpc::ByteBuffer* response) {
   auto* call = new UnaryCall(&state, &method, context, response);
   Begin(method, context, *request, call);
   return call;
 }
 
-grpc::ServerWriteReactor<grpc::ByteBuffer>* RpcServer::Impl::StartStream(const ServedMethod& method,
-                                                                         grpc::CallbackServerContext* context,
-                                                                         const grpc::ByteBuffer* request) {
+grpc::ServerWriteReactor<grpc::ByteBuffer>* RpcServer::Impl::StartStream(
+    const ServedMethod& method, grpc::CallbackServerContext* context,
+    const grpc::ByteBuffer* request) {
   auto* call = new StreamCall(&state, &method);
   bool stopping_now;
   {
@@ -528,18 +568,22 @@ void RpcServer::Impl::Begin(const ServedMethod& method, grpc::CallbackServerCont
                             const grpc::ByteBuffer& request, internal::ServerCall* call) {
   Responder responder(call);
   // The cheapest check first: what is refused for load must cost little.
-  if (state.inflight.load(std::memory_order_relaxed) > options.inflight_max) return call->End(overloaded, "", false);
+  if (state.inflight.load(std::memory_order_relaxed) > options.inflight_max)
+    return call->End(overloaded, "", false);
   if (const size_t bytes = request.Length(); bytes > method.bytes_max) {
     return call->End(Refusal(google::rpc::RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE",
-                             absl::StrCat("the request has ", bytes, " bytes; ", std::string(method.descriptor->full_name()),
+                             absl::StrCat("the request has ", bytes, " bytes; ",
+                                          std::string(method.descriptor->full_name()),
                                           " takes at most ", method.bytes_max)),
                      "", false);
   }
   std::unique_ptr<Message> message(method.request->New());
   if (!Parse(request, message.get())) {
-    return call->End(Refusal(google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED",
-                             absl::StrCat("the request is not a valid ", std::string(method.request->GetDescriptor()->full_name()))),
-                     "", false);
+    return call->End(
+        Refusal(google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED",
+                absl::StrCat("the request is not a valid ",
+                             std::string(method.request->GetDescriptor()->full_name()))),
+        "", false);
   }
 
   CallContext made;
@@ -549,18 +593,21 @@ void RpcServer::Impl::Begin(const ServedMethod& method, grpc::CallbackServerCont
         std::chrono::duration_cast<std::chrono::microseconds>(deadline.time_since_epoch()).count();
   } else if (method.deadline_us_default > 0) {
     made.deadline_us = UnixUs() + method.deadline_us_default;
-    call->SetAlarm(std::chrono::system_clock::now() + std::chrono::microseconds(method.deadline_us_default));
+    call->SetAlarm(std::chrono::system_clock::now() +
+                   std::chrono::microseconds(method.deadline_us_default));
   } else {
     made.deadline_us = std::numeric_limits<int64_t>::max();
   }
   made.peer = context->peer();
   const auto& metadata = context->client_metadata();
   if (const auto it = metadata.find("traceparent"); it != metadata.end()) {
-    if (absl::string_view sent(it->second.data(), it->second.size()); IsTraceparent(sent)) made.traceparent = std::string(sent);
+    if (absl::string_view sent(it->second.data(), it->second.size()); IsTraceparent(sent))
+      made.traceparent = std::string(sent);
   }
   if (made.traceparent.empty()) made.traceparent = NewTraceparent();
   if (const auto it = metadata.find("grpc-previous-rpc-attempts"); it != metadata.end()) {
-    if (!absl::SimpleAtoi(absl::string_view(it->second.data(), it->second.size()), &made.attempts)) made.attempts = 0;
+    if (!absl::SimpleAtoi(absl::string_view(it->second.data(), it->second.size()), &made.attempts))
+      made.attempts = 0;
   }
   method.handler(*method.descriptor, std::move(made), std::move(message), std::move(responder));
 }
@@ -583,7 +630,8 @@ void RpcServer::Impl::Watch(std::string host) {
       absl::MutexLock lock(&mutex);
       if (mutex.AwaitWithTimeout(absl::Condition(&stopping), options.watchdog_period)) return;
     }
-    const int timeout_ms = static_cast<int>(std::max<int64_t>(absl::ToInt64Milliseconds(options.watchdog_period), 100));
+    const int timeout_ms = static_cast<int>(
+        std::max<int64_t>(absl::ToInt64Milliseconds(options.watchdog_period), 100));
     if (DialsBack(host, port, timeout_ms)) {
       failures = 0;
       continue;
@@ -593,7 +641,8 @@ void RpcServer::Impl::Watch(std::string host) {
       if (stopping) return;
     }
     ++failures;
-    LogWarning("the server does not answer on its own port", {{"port", port}, {"failures", failures}});
+    LogWarning("the server does not answer on its own port",
+               {{"port", port}, {"failures", failures}});
     if (failures < options.watchdog_failures_max) continue;
     failures = 0;
     if (options.on_dead) {
@@ -622,15 +671,17 @@ absl::Status RpcServer::Start() {
   const RpcServerOptions& options = impl_->options;
   const size_t colon = options.listen.rfind(':');
   int wanted_port = -1;
-  if (colon == std::string::npos || colon == 0 || !absl::SimpleAtoi(options.listen.substr(colon + 1), &wanted_port) ||
-      wanted_port < 0 || wanted_port > 65535) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cannot listen on \"", options.listen, "\": write host:port, like 127.0.0.1:50051"));
+  if (colon == std::string::npos || colon == 0 ||
+      !absl::SimpleAtoi(options.listen.substr(colon + 1), &wanted_port) || wanted_port < 0 ||
+      wanted_port > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("cannot listen on \"", options.listen,
+                                                   "\": write host:port, like 127.0.0.1:50051"));
   }
 #ifdef GAEKJU_GPR_LOG
   gpr_set_log_function(&LogFromGrpc);
 #endif
-  // Debian's Abseil is built with its search for lock-order cycles on: an eighth of a call's time, and an abort for a false one in gRPC.
+  // Debian's Abseil is built with its search for lock-order cycles on: an eighth of a call's time,
+  // and an abort for a false one in gRPC.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   static const bool plugins = [] {
     grpc::EnableDefaultHealthCheckService(true);
@@ -641,10 +692,12 @@ absl::Status RpcServer::Start() {
 
   size_t bytes_max = options.request_bytes_max;
   for (const auto& service : impl_->services) {
-    const auto* descriptor = google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(service->name());
+    const auto* descriptor =
+        google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(service->name());
     GK_CHECK(descriptor != nullptr) << service->name() << " is not in the generated pool";
     for (int i = 0; i < descriptor->method_count(); ++i) {
-      const auto& limits = descriptor->method(i)->options().GetExtension(gaekju::auth::v1::authorization);
+      const auto& limits =
+          descriptor->method(i)->options().GetExtension(gaekju::auth::v1::authorization);
       bytes_max = std::max<size_t>(bytes_max, limits.max_request_bytes());
     }
   }
@@ -655,16 +708,19 @@ absl::Status RpcServer::Start() {
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, options.metadata_bytes_max);
   // Two processes must not share a port without knowing of each other.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS,
-                             static_cast<int>(absl::ToInt64Milliseconds(options.connection_age_max)));
+  builder.AddChannelArgument(
+      GRPC_ARG_MAX_CONNECTION_AGE_MS,
+      static_cast<int>(absl::ToInt64Milliseconds(options.connection_age_max)));
   builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_GRACE_MS, 60'000);
-  // A half-open connection is noticed within 25 s; pings from callers may come every 10 s, ours come every 20 s.
+  // A half-open connection is noticed within 25 s; pings from callers may come every 10 s, ours
+  // come every 20 s.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 5'000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PING_STRIKES, 2);
-  // Bounds what connections may buffer, so that many slow senders cannot take the memory of the turns.
+  // Bounds what connections may buffer, so that many slow senders cannot take the memory of the
+  // turns.
   grpc::ResourceQuota quota("gaekju");
   quota.Resize(512u << 20);
   builder.SetResourceQuota(quota);
@@ -672,8 +728,9 @@ absl::Status RpcServer::Start() {
   impl_->server = builder.BuildAndStart();
   if (!impl_->server || impl_->port == 0) {
     impl_->server.reset();
-    return absl::UnavailableError(absl::StrCat("cannot listen on ", options.listen,
-                                               ": is the port in use, or the address of another machine? (--listen)"));
+    return absl::UnavailableError(
+        absl::StrCat("cannot listen on ", options.listen,
+                     ": is the port in use, or the address of another machine? (--listen)"));
   }
   {
     absl::MutexLock lock(&impl_->mutex);

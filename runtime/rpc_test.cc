@@ -1,4 +1,5 @@
-// The RPC server and client against each other over loopback, and against gRPC's own client where that shows more.
+// The RPC server and client against each other over loopback, and against gRPC's own client where
+// that shows more.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/resource.h>
@@ -73,10 +74,12 @@ class RpcTest : public testing::Test {
     options.watchdog_period = absl::ZeroDuration();
     server_ = std::make_unique<RpcServer>(std::move(options), &metrics_);
     for (const char* name : {kPayment, kOrder}) {
-      server_->AddService(*DescriptorPool::generated_pool()->FindServiceByName(name),
-                          [this](const MethodDescriptor& method, CallContext call, std::unique_ptr<Message> request, Responder responder) {
-                            handler_(Held{&method, std::move(call), std::move(request), std::move(responder)});
-                          });
+      server_->AddService(
+          *DescriptorPool::generated_pool()->FindServiceByName(name),
+          [this](const MethodDescriptor& method, CallContext call, std::unique_ptr<Message> request,
+                 Responder responder) {
+            handler_(Held{&method, std::move(call), std::move(request), std::move(responder)});
+          });
     }
     ASSERT_TRUE(server_->Start().ok());
     address_ = absl::StrCat("127.0.0.1:", server_->port());
@@ -104,7 +107,8 @@ class RpcTest : public testing::Test {
     return *held_[count - 1];
   }
 
-  UnaryResult Unary(const std::string& method, std::string payload, int64_t timeout_us = 10'000'000, std::string traceparent = "") {
+  UnaryResult Unary(const std::string& method, std::string payload, int64_t timeout_us = 10'000'000,
+                    std::string traceparent = "") {
     UnaryCall call;
     call.context = "payment";
     call.method = method;
@@ -124,7 +128,8 @@ class RpcTest : public testing::Test {
     return out;
   }
 
-  // A call that reaches the handler and that nobody answers. Returns its timeout; longer each time it did not get there, on a busy machine.
+  // A call that reaches the handler and that nobody answers. Returns its timeout; longer each time
+  // it did not get there, on a busy machine.
   int64_t CallPastDeadline() {
     int64_t timeout_us = 50'000;
     for (;; timeout_us *= 2) {
@@ -134,7 +139,8 @@ class RpcTest : public testing::Test {
   }
 
   // A call by gRPC's own client, without a deadline.
-  grpc::Status RawUnary(const std::string& path, const std::string& payload, std::string* response, grpc::ClientContext* context) {
+  grpc::Status RawUnary(const std::string& path, const std::string& payload, std::string* response,
+                        grpc::ClientContext* context) {
     grpc::GenericStub stub(channel_);
     grpc::Slice slice(payload);
     grpc::ByteBuffer request(&slice, 1), answer;
@@ -152,17 +158,21 @@ class RpcTest : public testing::Test {
     return status;
   }
 
-  // What grpc.health.v1 says: 1 serving, 2 not serving, -1 not found. Its messages are two fields; they are written by hand here.
+  // What grpc.health.v1 says: 1 serving, 2 not serving, -1 not found. Its messages are two fields;
+  // they are written by hand here.
   int Health(const std::string& service) {
     std::string request, response;
-    if (!service.empty()) request = std::string("\x0a") + static_cast<char>(service.size()) + service;
+    if (!service.empty())
+      request = std::string("\x0a") + static_cast<char>(service.size()) + service;
     grpc::ClientContext context;
-    const grpc::Status status = RawUnary("/grpc.health.v1.Health/Check", request, &response, &context);
+    const grpc::Status status =
+        RawUnary("/grpc.health.v1.Health/Check", request, &response, &context);
     if (!status.ok()) return -1;
     return response.size() == 2 && response[0] == '\x08' ? response[1] : 0;
   }
 
-  static std::string CapturePayload(const std::string& order_id, const std::string& payment_method = "") {
+  static std::string CapturePayload(const std::string& order_id,
+                                    const std::string& payment_method = "") {
     CaptureRequest request;
     request.set_order_id(order_id);
     request.set_step_id("pay");
@@ -221,7 +231,8 @@ TEST_F(RpcTest, LargeMessagesTravelBothWays) {
 
 TEST_F(RpcTest, ARefusalKeepsItsDetails) {
   handler_ = [](Held held) {
-    held.responder.Send(flow::Refuse(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined", "payment_method"));
+    held.responder.Send(flow::Refuse(google::rpc::FAILED_PRECONDITION, "payment",
+                                     "PAYMENT_DECLINED", "declined", "payment_method"));
   };
   Start();
   const UnaryResult result = Unary(kCapture, CapturePayload("o1"));
@@ -233,7 +244,8 @@ TEST_F(RpcTest, ARefusalKeepsItsDetails) {
 
 TEST_F(RpcTest, DetailsTooLargeForMetadataAreLeftOut) {
   handler_ = [](Held held) {
-    held.responder.Send(flow::Refuse(google::rpc::INVALID_ARGUMENT, "payment", "R", std::string(7000, 'm'), std::string(7000, 'f')));
+    held.responder.Send(flow::Refuse(google::rpc::INVALID_ARGUMENT, "payment", "R",
+                                     std::string(7000, 'm'), std::string(7000, 'f')));
   };
   Start();
   const UnaryResult result = Unary(kCapture, CapturePayload("o1"));
@@ -266,10 +278,13 @@ TEST_F(RpcTest, BadRequestsNeverReachTheHandler) {
     const char* reason;  // null: gRPC's own refusal, without details
   } const cases[] = {
       {"truncated", "\x0a\x7f", google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED"},
-      {"a field of another type", "\x08\x01\x0f", google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED"},
+      {"a field of another type", "\x08\x01\x0f", google::rpc::INVALID_ARGUMENT,
+       "REQUEST_MALFORMED"},
       {"not UTF-8", bad_text, google::rpc::INVALID_ARGUMENT, "REQUEST_MALFORMED"},
-      {"over the method's limit of 16384", CapturePayload("o1", std::string(16'384, 'x')), google::rpc::RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"},
-      {"over the server's limit", CapturePayload("o1", std::string(1 << 20, 'x')), google::rpc::RESOURCE_EXHAUSTED, nullptr},
+      {"over the method's limit of 16384", CapturePayload("o1", std::string(16'384, 'x')),
+       google::rpc::RESOURCE_EXHAUSTED, "REQUEST_TOO_LARGE"},
+      {"over the server's limit", CapturePayload("o1", std::string(1 << 20, 'x')),
+       google::rpc::RESOURCE_EXHAUSTED, nullptr},
   };
   for (const Case& c : cases) {
     const UnaryResult result = Unary(kCapture, c.payload);
@@ -280,7 +295,8 @@ TEST_F(RpcTest, BadRequestsNeverReachTheHandler) {
   }
   EXPECT_EQ(handled, 0);
   EXPECT_EQ(Unary(kCapture, "").status.code(), 0) << "an empty request is a message";
-  EXPECT_EQ(Unary("gaekju.payment.v1.PaymentService.Steal", "").status.code(), google::rpc::UNIMPLEMENTED);
+  EXPECT_EQ(Unary("gaekju.payment.v1.PaymentService.Steal", "").status.code(),
+            google::rpc::UNIMPLEMENTED);
   EXPECT_EQ(handled, 1);
 }
 
@@ -291,7 +307,8 @@ TEST_F(RpcTest, ACallerWithoutDeadlineGetsTheDefault) {
   Start(options);
   grpc::ClientContext context;
   const int64_t before_us = absl::ToUnixMicros(absl::Now());
-  const grpc::Status status = RawUnary("/gaekju.payment.v1.PaymentService/GetPayment", "", nullptr, &context);
+  const grpc::Status status =
+      RawUnary("/gaekju.payment.v1.PaymentService/GetPayment", "", nullptr, &context);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   google::rpc::Status details;
   ASSERT_TRUE(details.ParseFromString(status.error_details()));
@@ -306,7 +323,8 @@ TEST_F(RpcTest, ACallerWithoutDeadlineGetsTheDefault) {
 TEST_F(RpcTest, AnAnswerBeforeTheDefaultDeadlineStops) {
   handler_ = [](Held held) { held.responder.Done(""); };
   RpcServerOptions options;
-  options.deadline_ms_default = 3'600'000;  // were the alarm left alone, the call would be kept for an hour
+  options.deadline_ms_default =
+      3'600'000;  // were the alarm left alone, the call would be kept for an hour
   Start(options);
   grpc::ClientContext context;
   EXPECT_TRUE(RawUnary("/gaekju.payment.v1.PaymentService/GetPayment", "", nullptr, &context).ok());
@@ -320,7 +338,8 @@ TEST_F(RpcTest, TheCallersDeadlineIsPassedOn) {
   const int64_t timeout_us = CallPastDeadline();
   const int64_t after_us = absl::ToUnixMicros(absl::Now());
   Held& held = WaitHeld();
-  // The timeout travels as a duration, in few digits: what the server makes of it is later by the way, never much shorter.
+  // The timeout travels as a duration, in few digits: what the server makes of it is later by the
+  // way, never much shorter.
   EXPECT_GE(held.call.deadline_us, before_us + timeout_us * 9 / 10);
   EXPECT_LE(held.call.deadline_us, after_us + timeout_us);
   EXPECT_TRUE(Eventually([&] { return held.responder.cancelled(); }));
@@ -336,12 +355,14 @@ TEST_F(RpcTest, ACallerThatGoesIsNoticed) {
     held.responder.OnCancel([&] { before.Notify(); });
     context->TryCancel();
   });
-  const grpc::Status status = RawUnary("/gaekju.payment.v1.PaymentService/Capture", "", nullptr, context.get());
+  const grpc::Status status =
+      RawUnary("/gaekju.payment.v1.PaymentService/Capture", "", nullptr, context.get());
   canceller.join();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::CANCELLED);
   EXPECT_TRUE(before.WaitForNotificationWithTimeout(kPatience));
   EXPECT_TRUE(WaitHeld().responder.cancelled());
-  EXPECT_TRUE(Eventually([&] { return server_->inflight() == 0; })) << "the call must end without its handler's help";
+  EXPECT_TRUE(Eventually([&] { return server_->inflight() == 0; }))
+      << "the call must end without its handler's help";
 }
 
 TEST_F(RpcTest, OnCancelAfterTheCallerHasGoneRunsAtOnceAndAfterAnAnswerNever) {
@@ -351,7 +372,8 @@ TEST_F(RpcTest, OnCancelAfterTheCallerHasGoneRunsAtOnceAndAfterAnAnswerNever) {
   Held& gone = WaitHeld(1);
   ASSERT_TRUE(Eventually([&] { return gone.responder.cancelled(); }));
   bool ran = false;
-  // Registered between the flag and the closing it would still run; wait for the end so that "at once" is what is tested.
+  // Registered between the flag and the closing it would still run; wait for the end so that "at
+  // once" is what is tested.
   ASSERT_TRUE(Eventually([&] { return server_->inflight() == 0; }));
   gone.responder.OnCancel([&] { ran = true; });
   EXPECT_TRUE(ran);
@@ -407,7 +429,8 @@ TEST_F(RpcTest, MoreThanItCanHoldIsRefusedAndThenServedAgain) {
   EXPECT_EQ(refused.status.code(), google::rpc::UNAVAILABLE);
   EXPECT_EQ(ReasonIn(refused), "OVERLOADED");
   bool has_retry = false;
-  for (const auto& detail : refused.status.details()) has_retry |= detail.Is<google::rpc::RetryInfo>();
+  for (const auto& detail : refused.status.details())
+    has_retry |= detail.Is<google::rpc::RetryInfo>();
   EXPECT_TRUE(has_retry);
   for (int i = 1; i <= 2; ++i) WaitHeld(i).responder.Done("");
   ASSERT_TRUE(Eventually([&] {
@@ -453,7 +476,8 @@ TEST_F(RpcTest, HealthFollowsReadinessPerServiceAndInAll) {
 }
 
 // One question to the reflection service, by hand: `field` of ServerReflectionRequest is a string.
-std::string Reflect(const std::shared_ptr<grpc::Channel>& channel, int field, const std::string& text) {
+std::string Reflect(const std::shared_ptr<grpc::Channel>& channel, int field,
+                    const std::string& text) {
   grpc::GenericStub stub(channel);
   grpc::ClientContext context;
   grpc::CompletionQueue queue;
@@ -463,10 +487,12 @@ std::string Reflect(const std::shared_ptr<grpc::Channel>& channel, int field, co
     return queue.Next(&tag, &ok) && ok && tag == reinterpret_cast<void*>(expected);
   };
   std::string out;
-  auto call = stub.PrepareCall(&context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
+  auto call = stub.PrepareCall(
+      &context, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", &queue);
   call->StartCall(reinterpret_cast<void*>(1));
   EXPECT_TRUE(step(1));
-  const std::string payload = std::string(1, static_cast<char>(field << 3 | 2)) + static_cast<char>(text.size()) + text;
+  const std::string payload =
+      std::string(1, static_cast<char>(field << 3 | 2)) + static_cast<char>(text.size()) + text;
   grpc::Slice slice(payload);
   call->Write(grpc::ByteBuffer(&slice, 1), reinterpret_cast<void*>(2));
   EXPECT_TRUE(step(2));
@@ -474,7 +500,8 @@ std::string Reflect(const std::shared_ptr<grpc::Channel>& channel, int field, co
   call->Read(&answer, reinterpret_cast<void*>(3));
   EXPECT_TRUE(step(3));
   grpc::Slice bytes;
-  if (answer.DumpToSingleSlice(&bytes).ok()) out.assign(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
+  if (answer.DumpToSingleSlice(&bytes).ok())
+    out.assign(reinterpret_cast<const char*>(bytes.begin()), bytes.size());
   call->WritesDone(reinterpret_cast<void*>(4));
   EXPECT_TRUE(step(4));
   grpc::Status status;
@@ -491,7 +518,8 @@ TEST_F(RpcTest, ReflectionListsServicesAndDescribesTheirFiles) {
   EXPECT_THAT(services, HasSubstr(kOrder));
   EXPECT_THAT(services, HasSubstr("grpc.health.v1.Health"));
   const std::string file = Reflect(channel_, 4, kPayment);
-  for (const char* name : {"gaekju/payment/v1/payment_service.proto", "google/api/annotations.proto", "gaekju/auth/v1/authorization.proto"}) {
+  for (const char* name : {"gaekju/payment/v1/payment_service.proto",
+                           "google/api/annotations.proto", "gaekju/auth/v1/authorization.proto"}) {
     EXPECT_THAT(file, HasSubstr(name));
   }
   EXPECT_THAT(Reflect(channel_, 3, "google/api/http.proto"), HasSubstr("google.api"));
@@ -500,7 +528,8 @@ TEST_F(RpcTest, ReflectionListsServicesAndDescribesTheirFiles) {
 // A reader of a stream by gRPC's own client.
 class Reader : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  Reader(const std::shared_ptr<grpc::Channel>& channel, const std::string& path, bool read = true) : stub_(channel) {
+  Reader(const std::shared_ptr<grpc::Channel>& channel, const std::string& path, bool read = true)
+      : stub_(channel) {
     stub_.PrepareBidiStreamingCall(&context_, path, grpc::StubOptions(), this);
     StartWriteLast(&request_, grpc::WriteOptions());
     if (read) StartRead(&message_);
@@ -515,7 +544,8 @@ class Reader : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer
     const bool dumped = message_.DumpToSingleSlice(&bytes).ok();
     {
       absl::MutexLock lock(&mutex_);
-      messages_.emplace_back(dumped ? std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size()) : "?");
+      messages_.emplace_back(
+          dumped ? std::string(reinterpret_cast<const char*>(bytes.begin()), bytes.size()) : "?");
     }
     StartRead(&message_);
   }
@@ -560,7 +590,10 @@ TEST_F(RpcTest, AStreamDeliversInOrderAndEnds) {
 }
 
 TEST_F(RpcTest, AStreamCanBeRefused) {
-  handler_ = [](Held held) { held.responder.Refuse(flow::MakeStatus(google::rpc::NOT_FOUND, "order", "ORDER_NOT_FOUND", "no such order")); };
+  handler_ = [](Held held) {
+    held.responder.Refuse(
+        flow::MakeStatus(google::rpc::NOT_FOUND, "order", "ORDER_NOT_FOUND", "no such order"));
+  };
   Start();
   Reader reader(channel_, kWatch);
   const grpc::Status status = reader.WaitEnd();
@@ -579,7 +612,8 @@ TEST_F(RpcTest, ASlowReaderLosesOldStatesNeverTheLast) {
   Held& held = WaitHeld();
   // Far more than the transport's window takes while nobody reads.
   const int kCount = 3000;
-  for (int i = 0; i < kCount; ++i) ASSERT_TRUE(held.responder.Write(absl::StrCat(i, ":", std::string(1000, '.'))));
+  for (int i = 0; i < kCount; ++i)
+    ASSERT_TRUE(held.responder.Write(absl::StrCat(i, ":", std::string(1000, '.'))));
   held.responder.Done("");
   reader.Read();
   EXPECT_TRUE(reader.WaitEnd().ok());
@@ -653,7 +687,8 @@ TEST_F(RpcTest, ShutdownWithoutGraceCancelsAndRespondersStayHarmless) {
 
 TEST(RpcServer, SaysWhyItCannotListen) {
   Metrics metrics;
-  for (const char* listen : {"50051", ":50051", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000"}) {
+  for (const char* listen :
+       {"50051", ":50051", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:70000"}) {
     RpcServer server(RpcServerOptions{.listen = listen}, &metrics);
     EXPECT_EQ(server.Start().code(), absl::StatusCode::kInvalidArgument) << listen;
   }
@@ -721,7 +756,9 @@ TEST(RpcClient, ReadsWhereContextsAre) {
   EXPECT_EQ((*client)->AddressOf("payment"), "[::1]:2");
   EXPECT_EQ((*client)->AddressOf("view"), "view:50051");
   for (const char* peers : {"order", "=127.0.0.1:1", "order=", "order=a:1,order=b:1"}) {
-    EXPECT_EQ(RpcClient::Create({.peers = peers}, &metrics).status().code(), absl::StatusCode::kInvalidArgument) << peers;
+    EXPECT_EQ(RpcClient::Create({.peers = peers}, &metrics).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << peers;
   }
 }
 
@@ -730,8 +767,10 @@ TEST(RpcClient, ClassifiesEveryCode) {
   for (int code = 1; code < kStatusCodeCount; ++code) {
     UnaryResult result;
     result.status.set_code(code);
-    const bool refused = code == google::rpc::INVALID_ARGUMENT || code == google::rpc::NOT_FOUND || code == google::rpc::ALREADY_EXISTS ||
-                         code == google::rpc::FAILED_PRECONDITION || code == google::rpc::OUT_OF_RANGE;
+    const bool refused = code == google::rpc::INVALID_ARGUMENT || code == google::rpc::NOT_FOUND ||
+                         code == google::rpc::ALREADY_EXISTS ||
+                         code == google::rpc::FAILED_PRECONDITION ||
+                         code == google::rpc::OUT_OF_RANGE;
     const flow::StepResult step = ClassifyResult(CaptureCall(), result);
     EXPECT_EQ(step.outcome == Outcome::OUTCOME_REFUSED, refused) << code;
     EXPECT_EQ(step.unreachable, !refused) << code;
@@ -761,13 +800,18 @@ TEST(RpcClient, CircuitOpensAndClosesAgainWhenThePeerComes) {
   auto client = *RpcClient::Create(options, &metrics);
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(CallAndWait(*client, CaptureCall()).unreachable);
   EXPECT_GE(metrics.Peer("payment").breaker_opened.value(), 1);
-  EXPECT_TRUE(Eventually([&] { return CallAndWait(*client, CaptureCall()).unreachable && metrics.Peer("payment").breaker_refused.value() > 0; }))
-      << "no call was refused by the circuit";
+  EXPECT_TRUE(Eventually([&] {
+    return CallAndWait(*client, CaptureCall()).unreachable &&
+           metrics.Peer("payment").breaker_refused.value() > 0;
+  })) << "no call was refused by the circuit";
 
   port.Free();
-  RpcServer server(RpcServerOptions{.listen = absl::StrCat("127.0.0.1:", port.port()), .watchdog_period = absl::ZeroDuration()}, &metrics);
+  RpcServer server(RpcServerOptions{.listen = absl::StrCat("127.0.0.1:", port.port()),
+                                    .watchdog_period = absl::ZeroDuration()},
+                   &metrics);
   server.AddService(*DescriptorPool::generated_pool()->FindServiceByName(kPayment),
-                    [](const MethodDescriptor&, CallContext, std::unique_ptr<Message>, Responder responder) { responder.Done("x"); });
+                    [](const MethodDescriptor&, CallContext, std::unique_ptr<Message>,
+                       Responder responder) { responder.Done("x"); });
   ASSERT_TRUE(server.Start().ok());
   EXPECT_TRUE(Eventually([&] { return !CallAndWait(*client, CaptureCall()).unreachable; }));
   EXPECT_EQ(client->breaker_state("payment"), Breaker::State::kClosed);
@@ -829,7 +873,9 @@ TEST_F(RpcTest, ManyCallsFromManyThreadsEachGetTheirOwnAnswer) {
         call.timeout_us = 60'000'000;
         client_->Unary(std::move(call), [&, id](UnaryResult result) {
           CaptureResponse response;
-          if (result.status.code() == 0 && response.ParseFromString(result.payload) && response.payment_id() == id) ++right;
+          if (result.status.code() == 0 && response.ParseFromString(result.payload) &&
+              response.payment_id() == id)
+            ++right;
           ++ended;
         });
       }
@@ -845,24 +891,31 @@ TEST_F(RpcTest, ManyCallsFromManyThreadsEachGetTheirOwnAnswer) {
 TEST(Watchdog, IsQuietWhileTheServerAnswers) {
   Metrics metrics;
   std::atomic<int> dead{0};
-  RpcServerOptions options{.listen = "127.0.0.1:0", .watchdog_period = absl::Milliseconds(20), .watchdog_failures_max = 20};
+  RpcServerOptions options{.listen = "127.0.0.1:0",
+                           .watchdog_period = absl::Milliseconds(20),
+                           .watchdog_failures_max = 20};
   options.on_dead = [&] { ++dead; };
   RpcServer server(options, &metrics);
-  server.AddService(*DescriptorPool::generated_pool()->FindServiceByName(kPayment),
-                    [](const MethodDescriptor&, CallContext, std::unique_ptr<Message>, Responder) {});
+  server.AddService(
+      *DescriptorPool::generated_pool()->FindServiceByName(kPayment),
+      [](const MethodDescriptor&, CallContext, std::unique_ptr<Message>, Responder) {});
   ASSERT_TRUE(server.Start().ok());
-  absl::SleepFor(absl::Milliseconds(600));  // more rounds than it takes failures; nothing to wait for, since nothing may happen
+  absl::SleepFor(absl::Milliseconds(
+      600));  // more rounds than it takes failures; nothing to wait for, since nothing may happen
   EXPECT_EQ(dead, 0);
 }
 
-// CVE-2023-4785: when accept() fails for want of file descriptors, gRPC before 1.57 never accepts again.
+// CVE-2023-4785: when accept() fails for want of file descriptors, gRPC before 1.57 never accepts
+// again.
 TEST(Watchdog, NoticesAListenerThatDiedOfExhaustedFileDescriptors) {
 #if GRPC_CPP_VERSION_MAJOR == 1 && GRPC_CPP_VERSION_MINOR >= 53
   GTEST_SKIP() << "this gRPC's listener recovers";
 #endif
   Metrics metrics;
   std::atomic<int> dead{0};
-  RpcServerOptions options{.listen = "127.0.0.1:0", .watchdog_period = absl::Milliseconds(200), .watchdog_failures_max = 3};
+  RpcServerOptions options{.listen = "127.0.0.1:0",
+                           .watchdog_period = absl::Milliseconds(200),
+                           .watchdog_failures_max = 3};
   options.on_dead = [&] { ++dead; };
   RpcServer server(options, &metrics);
   ASSERT_TRUE(server.Start().ok());
@@ -871,7 +924,8 @@ TEST(Watchdog, NoticesAListenerThatDiedOfExhaustedFileDescriptors) {
   rlimit tight = before;
   tight.rlim_cur = 64;
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &tight), 0);
-  // Our own ends and the accepted ones share the limit: connect until sockets run out, and the accepting end fails.
+  // Our own ends and the accepted ones share the limit: connect until sockets run out, and the
+  // accepting end fails.
   std::vector<int> fds;
   for (int i = 0; i < 200; ++i) {
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -883,7 +937,8 @@ TEST(Watchdog, NoticesAListenerThatDiedOfExhaustedFileDescriptors) {
     (void)connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address));
     fds.push_back(fd);
   }
-  absl::SleepFor(absl::Milliseconds(100));  // gRPC's poller tries to accept; it leaves no trace to wait for
+  absl::SleepFor(
+      absl::Milliseconds(100));  // gRPC's poller tries to accept; it leaves no trace to wait for
   for (int fd : fds) close(fd);
   ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
   EXPECT_TRUE(Eventually([&] { return dead > 0; }));

@@ -17,7 +17,9 @@ bool IsHex(absl::string_view text) {
   return true;
 }
 
-bool AllZeros(absl::string_view text) { return text.find_first_not_of('0') == absl::string_view::npos; }
+bool AllZeros(absl::string_view text) {
+  return text.find_first_not_of('0') == absl::string_view::npos;
+}
 
 void WriteHex(uint64_t bits, char* out) {
   for (int i = 15; i >= 0; --i, bits >>= 4) out[i] = "0123456789abcdef"[bits & 15];
@@ -40,7 +42,8 @@ bool IsTraceparent(absl::string_view t) {
   // Version 00 ends here; a later one may go on after another dash.
   if (t.size() > kLength && (version == "00" || t[kLength] != '-')) return false;
   const absl::string_view trace = t.substr(3, 32), span = t.substr(36, 16);
-  return IsHex(trace) && !AllZeros(trace) && IsHex(span) && !AllZeros(span) && IsHex(t.substr(53, 2));
+  return IsHex(trace) && !AllZeros(trace) && IsHex(span) && !AllZeros(span) &&
+         IsHex(t.substr(53, 2));
 }
 
 std::string NewTraceparent() {

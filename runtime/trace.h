@@ -1,4 +1,5 @@
-// trace.h: the W3C trace context (https://www.w3.org/TR/trace-context/) as it travels through gRPC metadata and NATS headers.
+// trace.h: the W3C trace context (https://www.w3.org/TR/trace-context/) as it travels through gRPC
+// metadata and NATS headers.
 //
 //   std::string traceparent = NewTraceparent();            // "00-<32 hex>-<16 hex>-01"
 //   std::string child = ChildTraceparent(traceparent);     // the same trace, a new span

@@ -16,9 +16,10 @@ TEST(Trace, KnowsATraceparent) {
   } const cases[] = {
       {kExample, true},
       {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", true},
-      {"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true},        // a later version
-      {"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more", true},   // may be longer
-      {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more", false},  // version 00 may not
+      {"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", true},       // a later version
+      {"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more", true},  // may be longer
+      {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more",
+       false},  // version 00 may not
       {"cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01.more", false},
       {"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", false},
       {"00-00000000000000000000000000000000-b7ad6b7169203331-01", false},
@@ -47,7 +48,8 @@ TEST(Trace, AChildKeepsTheTraceAndChangesTheSpan) {
 }
 
 TEST(Trace, AChildOfALaterVersionIsVersionZero) {
-  const std::string child = ChildTraceparent("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more");
+  const std::string child =
+      ChildTraceparent("cc-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-more");
   EXPECT_EQ(child.substr(0, 3), "00-");
   EXPECT_EQ(child.size(), 55u);
 }

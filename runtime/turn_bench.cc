@@ -1,6 +1,8 @@
-// turn_bench.cc: turns a second of the loop alone, with a real PostgreSQL and no bus. Prints items/s, the mean turn and where its time goes.
+// turn_bench.cc: turns a second of the loop alone, with a real PostgreSQL and no bus. Prints
+// items/s, the mean turn and where its time goes.
 //
-//   build/release/runtime/turn_bench [items] [rows] [wait]    # 200000 items over 10000 rows, at most `wait` (2000) at once
+//   build/release/runtime/turn_bench [items] [rows] [wait]    # 200000 items over 10000 rows, at
+//   most `wait` (2000) at once
 #include <sys/resource.h>
 
 #include <atomic>
@@ -65,12 +67,15 @@ int main(int argc, char** argv) {
   loop.Drain(absl::Seconds(10));
   rusage own;
   getrusage(RUSAGE_SELF, &own);
-  std::printf("%.0f items/s, %.0f items a turn, us a turn: load %.0f handle %.0f commit %.0f; own CPU %.1f us an item\n",
-              items / seconds, static_cast<double>(items) / static_cast<double>(turns),
-              static_cast<double>(load_us) / static_cast<double>(turns),
-              static_cast<double>(handle_us) / static_cast<double>(turns),
-              static_cast<double>(commit_us) / static_cast<double>(turns),
-              (static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) * 1e6 +
-               static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec)) / items);
+  std::printf(
+      "%.0f items/s, %.0f items a turn, us a turn: load %.0f handle %.0f commit %.0f; own CPU %.1f "
+      "us an item\n",
+      items / seconds, static_cast<double>(items) / static_cast<double>(turns),
+      static_cast<double>(load_us) / static_cast<double>(turns),
+      static_cast<double>(handle_us) / static_cast<double>(turns),
+      static_cast<double>(commit_us) / static_cast<double>(turns),
+      (static_cast<double>(own.ru_utime.tv_sec + own.ru_stime.tv_sec) * 1e6 +
+       static_cast<double>(own.ru_utime.tv_usec + own.ru_stime.tv_usec)) /
+          items);
   return 0;
 }

@@ -14,7 +14,8 @@ namespace {
 
 using google::protobuf::Message;
 
-// A Request is given up this long before its deadline, so that the refusal still reaches the caller.
+// A Request is given up this long before its deadline, so that the refusal still reaches the
+// caller.
 constexpr int64_t kAnswerTravelUs = 20000;
 constexpr int64_t kRetryAfterUs = 1000000;
 // A B-tree entry of PostgreSQL holds at most 2,704 bytes.
@@ -26,7 +27,8 @@ constexpr int kTimerKeysMax = 512;
 int64_t SystemNowUs() { return absl::ToUnixMicros(absl::Now()); }
 
 int64_t SteadyUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
@@ -40,11 +42,11 @@ struct TurnLoop::Item {
   flow::Caller caller;
   std::string order_id, step_id;  // kCommand
   bool undo = false;
-  flow::StepResult result;        // kResult
-  std::string timer_key;          // kTimer
-  int64_t deadline_us = 0;        // kRequest
+  flow::StepResult result;  // kResult
+  std::string timer_key;    // kTimer
+  int64_t deadline_us = 0;  // kRequest
   uint64_t ticket = 0;
-  bool cancelled = false;         // guarded by mutex_
+  bool cancelled = false;  // guarded by mutex_
   std::function<void(flow::Answer)> done;
   std::function<void(absl::Status)> settled;
 
@@ -107,7 +109,8 @@ void TurnLoop::Start() {
 }
 
 bool TurnLoop::IsQuiet() const {
-  return queue_.empty() && !in_turn_ && finished_.empty() && !handing_out_ && waiters_.empty() && calls_open_ == 0;
+  return queue_.empty() && !in_turn_ && finished_.empty() && !handing_out_ && waiters_.empty() &&
+         calls_open_ == 0;
 }
 
 bool TurnLoop::Drain(absl::Duration timeout) {
@@ -116,7 +119,8 @@ bool TurnLoop::Drain(absl::Duration timeout) {
     std::unique_lock<std::mutex> lock(mutex_);
     draining_ = true;
     timer_wake_.notify_all();
-    quiet = started_ && quiet_.wait_for(lock, absl::ToChronoMicroseconds(timeout), [&] { return IsQuiet(); });
+    quiet = started_ &&
+            quiet_.wait_for(lock, absl::ToChronoMicroseconds(timeout), [&] { return IsQuiet(); });
   }
   Stop();
   return quiet;
@@ -185,7 +189,8 @@ uint64_t TurnLoop::Submit(Request request) {
       why = "the server is shutting down";
     } else if (queued_requests_ >= options_.queue_requests_max) {
       why = "the queue is full";
-    } else if (request.deadline_us != 0 && now_us + turns_before * turn_us_ + kAnswerTravelUs > request.deadline_us) {
+    } else if (request.deadline_us != 0 &&
+               now_us + turns_before * turn_us_ + kAnswerTravelUs > request.deadline_us) {
       why = "the deadline cannot be met";
     } else {
       auto item = std::make_unique<Item>();
@@ -205,7 +210,8 @@ uint64_t TurnLoop::Submit(Request request) {
     }
   }
   if (outputs_.shed) outputs_.shed(why);
-  refusal.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service, "OVERLOADED", why, "", kRetryAfterUs);
+  refusal.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service, "OVERLOADED", why,
+                                    "", kRetryAfterUs);
   request.done(std::move(refusal));
   return 0;
 }
@@ -262,14 +268,16 @@ void TurnLoop::Submit(Event event) {
   Enqueue(std::move(item));
 }
 
-void TurnLoop::Submit(flow::StepResult result, std::string traceparent, std::function<void(absl::Status)> settled) {
+void TurnLoop::Submit(flow::StepResult result, std::string traceparent,
+                      std::function<void(absl::Status)> settled) {
   auto item = std::make_unique<Item>();
   item->kind = Item::Kind::kResult;
   item->result = std::move(result);
   item->caller.traceparent = std::move(traceparent);
   item->settled = std::move(settled);
   if (!takes_results()) {
-    Fail(std::move(item), absl::InvalidArgumentError(absl::StrCat(context_.name, " asks for no steps")));
+    Fail(std::move(item),
+         absl::InvalidArgumentError(absl::StrCat(context_.name, " asks for no steps")));
     return;
   }
   Enqueue(std::move(item));
@@ -323,7 +331,8 @@ void TurnLoop::DropExpired(Items* items) {
   const auto is_expired = [&](const std::unique_ptr<Item>& item) {
     return item->deadline_us != 0 && item->deadline_us - kAnswerTravelUs <= now_us;
   };
-  const auto first = std::stable_partition(items->begin(), items->end(), [&](const auto& i) { return !is_expired(i); });
+  const auto first = std::stable_partition(items->begin(), items->end(),
+                                           [&](const auto& i) { return !is_expired(i); });
   {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto it = first; it != items->end(); ++it) {
@@ -337,11 +346,13 @@ void TurnLoop::DropExpired(Items* items) {
 
 void TurnLoop::Shed(Answered answered) {
   for (auto& [item, answer] : answered) {
-    const char* why = database_up_ ? "not decided before the deadline" : "the database cannot be reached";
+    const char* why =
+        database_up_ ? "not decided before the deadline" : "the database cannot be reached";
     if (outputs_.shed) outputs_.shed(why);
     answer.kind = flow::Answer::Kind::kRefused;
-    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service,
-                                     database_up_ ? "OVERLOADED" : "DATABASE_DOWN", why, "", kRetryAfterUs);
+    answer.status =
+        flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service,
+                         database_up_ ? "OVERLOADED" : "DATABASE_DOWN", why, "", kRetryAfterUs);
     item->done(std::move(answer));
   }
 }
@@ -395,7 +406,8 @@ bool TurnLoop::EnsureConnected(Items* items) {
     }
     const absl::Status status = store_.Connect();
     if (status.ok()) break;
-    if (database_up_.exchange(false) && outputs_.database) outputs_.database(false, std::string(status.message()));
+    if (database_up_.exchange(false) && outputs_.database)
+      outputs_.database(false, std::string(status.message()));
     DropExpired(items);
     ExpireWaiting();
     if (!Pause(backoff)) return false;
@@ -433,12 +445,14 @@ void TurnLoop::RunTurn(Items all) {
     ++reruns;
     switch (status.code()) {
       case absl::StatusCode::kUnavailable:  // EnsureConnected waits, when it has to
-        if (database_up_.exchange(false) && outputs_.database) outputs_.database(false, std::string(status.message()));
+        if (database_up_.exchange(false) && outputs_.database)
+          outputs_.database(false, std::string(status.message()));
         if (!Pause(options_.reconnect_backoff_min)) goto stopped;
         DropExpired(&items);
         continue;
       case absl::StatusCode::kResourceExhausted:  // a full disk: nothing that an item could help
-        if (database_up_.exchange(false) && outputs_.database) outputs_.database(false, std::string(status.message()));
+        if (database_up_.exchange(false) && outputs_.database)
+          outputs_.database(false, std::string(status.message()));
         DropExpired(&items);
         ExpireWaiting();
         if (!Pause(backoff)) goto stopped;
@@ -449,7 +463,8 @@ void TurnLoop::RunTurn(Items all) {
       case absl::StatusCode::kAlreadyExists:
         if (++conflicts < options_.conflicts_max) continue;
         break;
-      default: break;
+      default:
+        break;
     }
     conflicts = 0;
     if (items.size() == 1) {
@@ -484,16 +499,23 @@ void TurnLoop::CollectKeys(Item& item) {
       }
       [[fallthrough]];
     case Item::Kind::kRequest:
-    case Item::Kind::kEvent: item.handler->Keys(*item.message, item.caller, &item.keys); break;
-    case Item::Kind::kResult: context_.result_keys(item.result, &item.keys); break;
-    case Item::Kind::kTimer: context_.timer.keys(item.timer_key, &item.keys); break;
+    case Item::Kind::kEvent:
+      item.handler->Keys(*item.message, item.caller, &item.keys);
+      break;
+    case Item::Kind::kResult:
+      context_.result_keys(item.result, &item.keys);
+      break;
+    case Item::Kind::kTimer:
+      context_.timer.keys(item.timer_key, &item.keys);
+      break;
   }
   for (const flow::RowKey& key : item.keys) {
     if (key.key.size() <= kKeyBytesMax && key.key.find('\0') == std::string::npos) continue;
     item.is_bad = true;
     item.keys.clear();
-    item.answer = flow::Refuse(google::rpc::INVALID_ARGUMENT, context_.service, "FIELD_INVALID",
-                               absl::StrCat("a key is longer than ", kKeyBytesMax, " bytes, or holds a zero byte"));
+    item.answer = flow::Refuse(
+        google::rpc::INVALID_ARGUMENT, context_.service, "FIELD_INVALID",
+        absl::StrCat("a key is longer than ", kKeyBytesMax, " bytes, or holds a zero byte"));
     return;
   }
 }
@@ -504,9 +526,15 @@ void TurnLoop::HandleItem(Item& item, flow::Turn& turn) {
     switch (item.kind) {
       case Item::Kind::kRequest:
       case Item::Kind::kCommand:
-      case Item::Kind::kEvent: item.answer = item.handler->Handle(*item.message, item.caller, turn); break;
-      case Item::Kind::kResult: context_.on_result(item.result, turn); break;
-      case Item::Kind::kTimer: context_.timer.due(item.timer_key, turn); break;
+      case Item::Kind::kEvent:
+        item.answer = item.handler->Handle(*item.message, item.caller, turn);
+        break;
+      case Item::Kind::kResult:
+        context_.on_result(item.result, turn);
+        break;
+      case Item::Kind::kTimer:
+        context_.timer.due(item.timer_key, turn);
+        break;
     }
   }
   if (item.answer.kind == flow::Answer::Kind::kRetry) {
@@ -514,7 +542,8 @@ void TurnLoop::HandleItem(Item& item, flow::Turn& turn) {
       item.keys.insert(item.keys.end(), item.answer.more_keys.begin(), item.answer.more_keys.end());
       return;
     }
-    item.answer = flow::Refuse(google::rpc::ABORTED, context_.service, "TOO_MANY_RETRIES", "the rows kept changing");
+    item.answer = flow::Refuse(google::rpc::ABORTED, context_.service, "TOO_MANY_RETRIES",
+                               "the rows kept changing");
   }
   if (item.kind == Item::Kind::kCommand) AnswerCommand(item, turn);
 }
@@ -540,9 +569,12 @@ void TurnLoop::AnswerCommand(Item& item, flow::Turn& turn) {
       envelope.type = item.answer.status.GetTypeName();
       envelope.payload = item.answer.status.SerializeAsString();
       break;
-    case flow::Answer::Kind::kPending: envelope.outcome = flow::Outcome::OUTCOME_PENDING; break;
+    case flow::Answer::Kind::kPending:
+      envelope.outcome = flow::Outcome::OUTCOME_PENDING;
+      break;
     case flow::Answer::Kind::kWait:  // whoever asked asks again
-    case flow::Answer::Kind::kRetry: return;
+    case flow::Answer::Kind::kRetry:
+      return;
   }
   turn.Send(std::move(envelope));
 }
@@ -593,7 +625,8 @@ absl::Status TurnLoop::TryTurn(Items& items, Finished* finished) {
   finished->stats.load_us = loaded_us - start_us;
   finished->stats.handle_us = handled_us - loaded_us;
   finished->stats.commit_us = committed_us - handled_us;
-  turn_us_ = turn_us_ == 0 ? committed_us - start_us : (turn_us_ * 7 + (committed_us - start_us)) / 8;
+  turn_us_ =
+      turn_us_ == 0 ? committed_us - start_us : (turn_us_ * 7 + (committed_us - start_us)) / 8;
   return absl::OkStatus();
 }
 
@@ -667,7 +700,8 @@ void TurnLoop::RunAfterCommit() {
 }
 
 void TurnLoop::HandOut(Finished& finished) {
-  if (outputs_.committed && !finished.rows.empty()) outputs_.committed(finished.incarnation, std::move(finished.rows));
+  if (outputs_.committed && !finished.rows.empty())
+    outputs_.committed(finished.incarnation, std::move(finished.rows));
   for (auto& [item, answer] : finished.answered) item->done(std::move(answer));
   for (flow::Call& call : finished.calls) {
     if (!outputs_.call) continue;
@@ -704,9 +738,15 @@ void TurnLoop::Fail(std::unique_ptr<Item> item, const absl::Status& why) {
   switch (item->kind) {
     case Item::Kind::kRequest:
     case Item::Kind::kCommand:
-    case Item::Kind::kEvent: what = item->handler->name(); break;
-    case Item::Kind::kResult: what = absl::StrCat("result of ", item->result.order_id, "/", item->result.step_id); break;
-    case Item::Kind::kTimer: what = absl::StrCat("timer of ", item->timer_key); break;
+    case Item::Kind::kEvent:
+      what = item->handler->name();
+      break;
+    case Item::Kind::kResult:
+      what = absl::StrCat("result of ", item->result.order_id, "/", item->result.step_id);
+      break;
+    case Item::Kind::kTimer:
+      what = absl::StrCat("timer of ", item->timer_key);
+      break;
   }
   if (outputs_.failed) outputs_.failed(what, std::string(why.message()));
   {
@@ -715,10 +755,12 @@ void TurnLoop::Fail(std::unique_ptr<Item> item, const absl::Status& why) {
     if (item->kind == Item::Kind::kTimer) timer_keys_.erase(item->timer_key);
   }
   if (item->done) {
-    item->done(flow::Refuse(google::rpc::INTERNAL, context_.service, "NOT_STORED", "the request could not be stored"));
+    item->done(flow::Refuse(google::rpc::INTERNAL, context_.service, "NOT_STORED",
+                            "the request could not be stored"));
   }
   if (!item->settled) return;
-  // What the schema does not know may be a migration that has not come yet; the rest will never work.
+  // What the schema does not know may be a migration that has not come yet; the rest will never
+  // work.
   if (why.code() == absl::StatusCode::kInternal) {
     item->settled(absl::UnavailableError(why.message()));
   } else {
@@ -736,7 +778,8 @@ void TurnLoop::GiveUp(std::unique_ptr<Item> item, absl::string_view reason) {
   if (item->done && !cancelled) {
     flow::Answer answer;
     answer.kind = flow::Answer::Kind::kRefused;
-    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service, "SHUTTING_DOWN", reason, "", kRetryAfterUs);
+    answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, context_.service, "SHUTTING_DOWN",
+                                     reason, "", kRetryAfterUs);
     item->done(std::move(answer));
   }
   if (item->settled) item->settled(absl::UnavailableError(reason));
@@ -748,14 +791,16 @@ void TurnLoop::RunTimer() {
   const flow::Timer& timer = context_.timer;
   const bool polls = timer.table != nullptr;
   const std::string sql =
-      polls ? absl::StrCat("SELECT key FROM ", timer.table->name, " WHERE ", timer.column, " > 0 AND ", timer.column,
-                           " <= $1 ORDER BY ", timer.column, " LIMIT ", kTimerKeysMax)
+      polls ? absl::StrCat("SELECT key FROM ", timer.table->name, " WHERE ", timer.column,
+                           " > 0 AND ", timer.column, " <= $1 ORDER BY ", timer.column, " LIMIT ",
+                           kTimerKeysMax)
             : "";
   std::unique_ptr<PgConnection> pg;
   while (true) {
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      timer_wake_.wait_for(lock, absl::ToChronoMicroseconds(options_.timer_interval), [&] { return stopping_; });
+      timer_wake_.wait_for(lock, absl::ToChronoMicroseconds(options_.timer_interval),
+                           [&] { return stopping_; });
       if (stopping_) return;
       if (draining_ && !polls) continue;
     }

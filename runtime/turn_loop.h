@@ -1,19 +1,24 @@
-// turn_loop.h: the thread that runs a context's turns. It takes whatever waits, loads the rows, runs the handlers, commits, and only
-// then answers, acks, calls and publishes. No timer in the batching: a turn takes what came while the last one was committing.
+// turn_loop.h: the thread that runs a context's turns. It takes whatever waits, loads the rows,
+// runs the handlers, commits, and only then answers, acks, calls and publishes. No timer in the
+// batching: a turn takes what came while the last one was committing.
 //
 //   TurnLoop loop(context, options, outputs);
 //   loop.Start();
-//   loop.Submit({.handler = loop.FindHandler(method), .message = …, .caller = …, .deadline_us = …, .done = …});
-//   loop.Drain(absl::Seconds(10));
+//   loop.Submit({.handler = loop.FindHandler(method), .message = …, .caller = …, .deadline_us = …,
+//   .done = …}); loop.Drain(absl::Seconds(10));
 //
 // Promises:
-// 1. `done` of a Request is called at most once, after the COMMIT of the turn that decided it, on a thread of the loop or inside Submit;
+// 1. `done` of a Request is called at most once, after the COMMIT of the turn that decided it, on a
+// thread of the loop or inside Submit;
 //    exactly once unless it was cancelled.
-// 2. `settled` of bus items is called exactly once: OK after COMMIT; InvalidArgument when the item can never work (a dead letter);
+// 2. `settled` of bus items is called exactly once: OK after COMMIT; InvalidArgument when the item
+// can never work (a dead letter);
 //    Unavailable when it was not processed (ask again later).
-// 3. While the database is down, what waits stays; Requests whose deadline passes meanwhile, or that find the queue full, are refused
+// 3. While the database is down, what waits stays; Requests whose deadline passes meanwhile, or
+// that find the queue full, are refused
 //    UNAVAILABLE with RetryInfo.
-// 4. One item that breaks a turn (its row violates a constraint) fails alone: the turn is run again item by item.
+// 4. One item that breaks a turn (its row violates a constraint) fails alone: the turn is run again
+// item by item.
 //
 // Thread-safe.
 #ifndef GAEKJU_RUNTIME_TURN_LOOP_H_
@@ -81,19 +86,23 @@ struct TurnStats {
   int64_t commit_us = 0;
 };
 
-// Where a turn's results go after its COMMIT. Each may be null. Called on the loop's second thread, in the order of the turns.
+// Where a turn's results go after its COMMIT. Each may be null. Called on the loop's second thread,
+// in the order of the turns.
 struct TurnOutputs {
-  std::function<void(int64_t incarnation, std::vector<OutboxRow> rows)> committed;  // Relay::Committed
+  std::function<void(int64_t incarnation, std::vector<OutboxRow> rows)>
+      committed;  // Relay::Committed
   // Makes the call and reports its end once, on any thread.
   std::function<void(flow::Call, std::function<void(flow::StepResult)>)> call;
   std::function<void(flow::Resend)> resend;
-  std::function<void(const flow::Table&, const std::string& key)> changed;  // rows that were written
+  std::function<void(const flow::Table&, const std::string& key)>
+      changed;  // rows that were written
   std::function<void(const TurnStats&)> turn;
   // A Request was refused UNAVAILABLE because of overload or an outage; on any thread.
   std::function<void(const std::string& reason)> shed;
   // A Request or bus item that failed alone; `reason` for the log.
   std::function<void(const std::string& what, const std::string& reason)> failed;
-  std::function<void(bool up, const std::string& why)> database;  // the writer connection came or went
+  std::function<void(bool up, const std::string& why)>
+      database;  // the writer connection came or went
 };
 
 class TurnLoop {
@@ -103,7 +112,7 @@ class TurnLoop {
     int turn_items_max = 512;
     int queue_requests_max = 8192;  // Requests; bus items are bounded by the bus's max_ack_pending
     int item_retries_max = 8;       // kRetry answers of one item
-  int conflicts_max = 20;         // unique violations in a row before a turn is taken apart
+    int conflicts_max = 20;         // unique violations in a row before a turn is taken apart
     absl::Duration reconnect_backoff_min = absl::Milliseconds(20);
     absl::Duration reconnect_backoff_max = absl::Seconds(1);
     absl::Duration timer_interval = absl::Milliseconds(200);
@@ -116,17 +125,20 @@ class TurnLoop {
   ~TurnLoop();  // stops without draining
 
   void Start();
-  // Takes no new Requests, finishes what waits and who waits, then stops. Those left after `timeout` are answered UNAVAILABLE.
-  // True when nothing was left. Results of calls and bus items are still taken while it runs.
+  // Takes no new Requests, finishes what waits and who waits, then stops. Those left after
+  // `timeout` are answered UNAVAILABLE. True when nothing was left. Results of calls and bus items
+  // are still taken while it runs.
   bool Drain(absl::Duration timeout);
 
   // Returns a ticket for Cancel, or 0 when `done` was called already.
   uint64_t Submit(Request request);
-  // The caller is gone: a Request that waits is forgotten without `done`. One whose turn is running may still see `done`.
+  // The caller is gone: a Request that waits is forgotten without `done`. One whose turn is running
+  // may still see `done`.
   void Cancel(uint64_t ticket);
   void Submit(Command command);
   void Submit(Event event);
-  void Submit(flow::StepResult result, std::string traceparent, std::function<void(absl::Status)> settled);
+  void Submit(flow::StepResult result, std::string traceparent,
+              std::function<void(absl::Status)> settled);
 
   // By the full name of the method or of the event's message; null when the context has none.
   const flow::Handler* FindHandler(absl::string_view method) const;
@@ -162,7 +174,8 @@ class TurnLoop {
   void Finish(std::unique_ptr<Finished> finished);
   void HandOut(Finished& finished);
   void Fail(std::unique_ptr<Item> item, const absl::Status& why);
-  void GiveUp(std::unique_ptr<Item> item, absl::string_view reason);  // not processed, may come again
+  void GiveUp(std::unique_ptr<Item> item,
+              absl::string_view reason);  // not processed, may come again
   // Removes Requests of `items` whose deadline has passed, and answers them.
   void DropExpired(Items* items);
   void ExpireWaiting();
@@ -182,7 +195,7 @@ class TurnLoop {
 
   mutable std::mutex mutex_;
   // Guarded by mutex_:
-  std::condition_variable wake_;           // items to take, or a change of state
+  std::condition_variable wake_;  // items to take, or a change of state
   std::condition_variable timer_wake_;
   std::condition_variable finished_wake_;  // results to hand out, or room for more
   std::condition_variable quiet_;          // for Drain

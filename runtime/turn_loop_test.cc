@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "gmock/gmock.h"
 #include "gaekju/payment/v1/payment_events.pb.h"
+#include "gmock/gmock.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
@@ -60,7 +60,8 @@ class Collector {
   std::vector<T> values_;
 };
 
-// A condition that somebody else makes true; without a thing to wait on, it is looked at again and again.
+// A condition that somebody else makes true; without a thing to wait on, it is looked at again and
+// again.
 template <class F>
 bool Eventually(F condition) {
   const auto until = std::chrono::steady_clock::now() + kPatience;
@@ -91,7 +92,9 @@ class TurnLoopTest : public testing::Test {
       for (OutboxRow& row : rows) rows_.Add(std::move(row));
     };
     outputs_.shed = [this](const std::string& why) { shed_.Add(why); };
-    outputs_.failed = [this](const std::string& what, const std::string& why) { failed_.Add(what + ": " + why); };
+    outputs_.failed = [this](const std::string& what, const std::string& why) {
+      failed_.Add(what + ": " + why);
+    };
   }
 
   TurnLoop& Loop() {
@@ -102,8 +105,8 @@ class TurnLoopTest : public testing::Test {
     return *loop_;
   }
 
-  uint64_t Send(TurnLoop& loop, const std::string& order, const std::string& customer, int64_t amount = 1,
-                const std::string& how = "", int64_t deadline_us = 0) {
+  uint64_t Send(TurnLoop& loop, const std::string& order, const std::string& customer,
+                int64_t amount = 1, const std::string& how = "", int64_t deadline_us = 0) {
     Request request;
     request.handler = loop.FindHandler(kToyCapture);
     request.message = ToyRequest(order, customer, amount, how);
@@ -112,7 +115,8 @@ class TurnLoopTest : public testing::Test {
     return loop.Submit(std::move(request));
   }
 
-  void SendCommand(TurnLoop& loop, const std::string& order, const std::string& customer, const std::string& how) {
+  void SendCommand(TurnLoop& loop, const std::string& order, const std::string& customer,
+                   const std::string& how) {
     Command command;
     command.handler = loop.FindHandler(kToyCapture);
     command.message = ToyRequest(how == "invalid" ? "" : order, customer, 1, how);
@@ -159,7 +163,9 @@ TEST_F(TurnLoopTest, ManyRequestsOnOneHotRowShareTurns) {
   }
   EXPECT_EQ(version, kRequests);
   EXPECT_EQ(QueryInt(options_.pg, "SELECT max(seq) FROM outbox"), seq);
-  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM outbox WHERE resources = ARRAY['toy_counter/hot']"), seq);
+  EXPECT_EQ(QueryInt(options_.pg,
+                     "SELECT count(*) FROM outbox WHERE resources = ARRAY['toy_counter/hot']"),
+            seq);
 }
 
 TEST_F(TurnLoopTest, ARepeatedRequestHasOneEffect) {
@@ -192,7 +198,8 @@ TEST_F(TurnLoopTest, AnItemThatBreaksTheTurnFailsAlone) {
     if (std::string(point) == "load") Eventually([&] { return !hold; });
   };
   Send(Loop(), "first", "c");
-  for (int i = 0; i < 100; ++i) Send(Loop(), absl::StrCat("o", i), i == 57 ? "bad" : "c", i == 57 ? -5 : 1);
+  for (int i = 0; i < 100; ++i)
+    Send(Loop(), absl::StrCat("o", i), i == 57 ? "bad" : "c", i == 57 ? -5 : 1);
   hold = false;
   ASSERT_TRUE(answers_.WaitFor(101));
   EXPECT_EQ(DoneCount(), 100);
@@ -202,7 +209,8 @@ TEST_F(TurnLoopTest, AnItemThatBreaksTheTurnFailsAlone) {
   EXPECT_THAT(failed_.values()[0], testing::HasSubstr("23514"));
 }
 
-// The backend is killed at each point of a turn; at "commit_sent" nobody can know whether the COMMIT happened.
+// The backend is killed at each point of a turn; at "commit_sent" nobody can know whether the
+// COMMIT happened.
 TEST_F(TurnLoopTest, ConnectionLostAnywhereLeavesOneEffect) {
   for (const std::string point : {"load", "before_commit", "commit_sent", "committed"}) {
     std::atomic<int> kills{0};
@@ -213,8 +221,11 @@ TEST_F(TurnLoopTest, ConnectionLostAnywhereLeavesOneEffect) {
       // Terminates every writer of this database and waits until it is gone.
       auto killer = PgConnection::Connect(options_.pg);
       ASSERT_TRUE(killer.ok());
-      ASSERT_TRUE((*killer)->Query("SELECT pg_terminate_backend(a.pid, 10000) FROM pg_stat_activity a WHERE "
-                                   "a.datname = current_database() AND a.pid <> pg_backend_pid()").ok());
+      ASSERT_TRUE(
+          (*killer)
+              ->Query("SELECT pg_terminate_backend(a.pid, 10000) FROM pg_stat_activity a WHERE "
+                      "a.datname = current_database() AND a.pid <> pg_backend_pid()")
+              .ok());
     };
     loop_.reset();
     const std::string customer = "c-" + point;
@@ -228,12 +239,15 @@ TEST_F(TurnLoopTest, ConnectionLostAnywhereLeavesOneEffect) {
     EXPECT_EQ(kills, 10) << point;
     EXPECT_EQ(answers_.size(), before + 10) << point;
     EXPECT_EQ(ToyCount(options_.pg, customer), 10) << point;
-    EXPECT_EQ(QueryInt(options_.pg, "SELECT version FROM toy_counter WHERE key = '" + customer + "'"), 10) << point;
+    EXPECT_EQ(
+        QueryInt(options_.pg, "SELECT version FROM toy_counter WHERE key = '" + customer + "'"), 10)
+        << point;
   }
   EXPECT_EQ(DoneCount(), static_cast<int>(answers_.size()));
 }
 
-// Two replicas insert the same keys: the second finds the unique violation, and runs its turn again over the first one's rows.
+// Two replicas insert the same keys: the second finds the unique violation, and runs its turn again
+// over the first one's rows.
 TEST_F(TurnLoopTest, TwoReplicasThatInsertTheSameKeyHaveOneEffect) {
   std::atomic<bool> other_committed{false}, armed{true};
   TurnLoop::Options second = options_;
@@ -275,8 +289,10 @@ TEST_F(TurnLoopTest, TwoReplicasUnderLoadCountRight) {
   EXPECT_EQ(QueryInt(options_.pg, "SELECT sum(minor_units)::bigint FROM toy_counter"), kOrders);
   EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM toy_mark"), kOrders);
   // Every writer's log is without a gap.
-  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM (SELECT incarnation FROM outbox GROUP BY incarnation "
-                                  "HAVING max(seq) <> count(*)) AS gaps"), 0);
+  EXPECT_EQ(QueryInt(options_.pg,
+                     "SELECT count(*) FROM (SELECT incarnation FROM outbox GROUP BY incarnation "
+                     "HAVING max(seq) <> count(*)) AS gaps"),
+            0);
 }
 
 TEST_F(TurnLoopTest, DatabaseRestartInTheMiddle) {
@@ -321,7 +337,8 @@ TEST_F(TurnLoopTest, WhileTheDatabaseIsDownCallersAreRefusedInTime) {
   // The rest is refused when the loop ends.
   EXPECT_FALSE(loop_->Drain(absl::Milliseconds(20)));
   ASSERT_TRUE(answers_.WaitFor(6));
-  for (const auto& answer : answers_.values()) EXPECT_EQ(answer.status.code(), google::rpc::UNAVAILABLE);
+  for (const auto& answer : answers_.values())
+    EXPECT_EQ(answer.status.code(), google::rpc::UNAVAILABLE);
   EXPECT_GE(shed_.size(), 3u);
 }
 
@@ -480,7 +497,9 @@ TEST_F(TurnLoopTest, ResendsAreHandedOut) {
 
 TEST_F(TurnLoopTest, ChangedRowsAreTold) {
   Collector<std::string> changed;
-  outputs_.changed = [&](const flow::Table& table, const std::string& key) { changed.Add(table.name + "/" + key); };
+  outputs_.changed = [&](const flow::Table& table, const std::string& key) {
+    changed.Add(table.name + "/" + key);
+  };
   Send(Loop(), "o", "c");
   ASSERT_TRUE(changed.WaitFor(2));
   EXPECT_THAT(changed.values(), testing::UnorderedElementsAre("toy_mark/o/pay", "toy_counter/c"));

@@ -15,7 +15,8 @@ using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
 int64_t SystemNowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
       .count();
 }
 
@@ -26,14 +27,18 @@ bool IsTimestamp(const FieldDescriptor* field) {
 
 TableSql::Kind KindOf(const FieldDescriptor* field, const flow::Column& column) {
   switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_STRING: return TableSql::Kind::kText;
-    case FieldDescriptor::CPPTYPE_BOOL: return TableSql::Kind::kBool;
+    case FieldDescriptor::CPPTYPE_STRING:
+      return TableSql::Kind::kText;
+    case FieldDescriptor::CPPTYPE_BOOL:
+      return TableSql::Kind::kBool;
     case FieldDescriptor::CPPTYPE_INT32:
     case FieldDescriptor::CPPTYPE_INT64:
     case FieldDescriptor::CPPTYPE_UINT32:
     case FieldDescriptor::CPPTYPE_UINT64:
-    case FieldDescriptor::CPPTYPE_ENUM: return TableSql::Kind::kInt;
-    default: break;
+    case FieldDescriptor::CPPTYPE_ENUM:
+      return TableSql::Kind::kInt;
+    default:
+      break;
   }
   GK_CHECK(IsTimestamp(field)) << "column " << column.name << ": " << column.path
                                << " is no string, integer, bool, enum or Timestamp";
@@ -44,10 +49,12 @@ TableSql::Path PathOf(const flow::Table& table, const flow::Column& column) {
   TableSql::Path path;
   const google::protobuf::Descriptor* type = table.prototype->GetDescriptor();
   for (const std::string& name : std::vector<std::string>(absl::StrSplit(column.path, '.'))) {
-    GK_CHECK(type != nullptr) << table.name << "." << column.name << ": nothing is inside " << column.path;
+    GK_CHECK(type != nullptr) << table.name << "." << column.name << ": nothing is inside "
+                              << column.path;
     const FieldDescriptor* field = type->FindFieldByName(name);
     GK_CHECK(field != nullptr && !field->is_repeated())
-        << table.name << "." << column.name << ": no single field " << name << " in " << type->full_name();
+        << table.name << "." << column.name << ": no single field " << name << " in "
+        << type->full_name();
     path.fields.push_back(field);
     type = field->cpp_type() == FieldDescriptor::CPPTYPE_MESSAGE ? field->message_type() : nullptr;
   }
@@ -66,9 +73,12 @@ const Message& Holder(const TableSql::Path& path, const Message& row) {
 
 const char* SqlType(TableSql::Kind kind) {
   switch (kind) {
-    case TableSql::Kind::kText: return "text";
-    case TableSql::Kind::kInt: return "bigint";
-    case TableSql::Kind::kBool: return "boolean";
+    case TableSql::Kind::kText:
+      return "text";
+    case TableSql::Kind::kInt:
+      return "bigint";
+    case TableSql::Kind::kBool:
+      return "boolean";
   }
   return "";
 }
@@ -78,20 +88,23 @@ const char* SqlType(TableSql::Kind kind) {
 // ---------------------------------------------------------------- TableSql
 
 TableSql::TableSql(const flow::Table& table) : table_(table) {
-  std::vector<std::string> names = {"key", "version", "body"}, arrays = {"$1::text[]", "$2::bigint[]", "$3::bytea[]"};
+  std::vector<std::string> names = {"key", "version", "body"},
+                           arrays = {"$1::text[]", "$2::bigint[]", "$3::bytea[]"};
   for (const flow::Column& column : table.columns) {
     paths_.push_back(PathOf(table, column));
     names.push_back(column.name);
     arrays.push_back(absl::StrCat("$", arrays.size() + 1, "::", SqlType(paths_.back().kind), "[]"));
   }
   const std::string list = absl::StrJoin(names, ", ");
-  const std::string rows = absl::StrCat("unnest(", absl::StrJoin(arrays, ", "), ") AS u(", list, ")");
+  const std::string rows =
+      absl::StrCat("unnest(", absl::StrJoin(arrays, ", "), ") AS u(", list, ")");
   std::vector<std::string> sets;
-  for (size_t i = 1; i < names.size(); ++i) sets.push_back(absl::StrCat(names[i], " = u.", names[i]));
+  for (size_t i = 1; i < names.size(); ++i)
+    sets.push_back(absl::StrCat(names[i], " = u.", names[i]));
   select_ = absl::StrCat("SELECT key, version, body FROM ", table.name,
                          " WHERE key = ANY($1) ORDER BY key FOR UPDATE");
-  update_ = absl::StrCat("UPDATE ", table.name, " AS t SET ", absl::StrJoin(sets, ", "), " FROM ", rows,
-                         " WHERE t.key = u.key");
+  update_ = absl::StrCat("UPDATE ", table.name, " AS t SET ", absl::StrJoin(sets, ", "), " FROM ",
+                         rows, " WHERE t.key = u.key");
   insert_ = absl::StrCat("INSERT INTO ", table.name, " (", list, ") SELECT ", list, " FROM ", rows);
 }
 
@@ -113,12 +126,18 @@ int64_t TableSql::IntOf(const Path& path, const Message& row) {
   const FieldDescriptor* field = path.fields.back();
   const google::protobuf::Reflection& reflection = *holder.GetReflection();
   switch (field->cpp_type()) {
-    case FieldDescriptor::CPPTYPE_INT32: return reflection.GetInt32(holder, field);
-    case FieldDescriptor::CPPTYPE_INT64: return reflection.GetInt64(holder, field);
-    case FieldDescriptor::CPPTYPE_UINT32: return reflection.GetUInt32(holder, field);
-    case FieldDescriptor::CPPTYPE_UINT64: return static_cast<int64_t>(reflection.GetUInt64(holder, field));
-    case FieldDescriptor::CPPTYPE_ENUM: return reflection.GetEnumValue(holder, field);
-    default: break;
+    case FieldDescriptor::CPPTYPE_INT32:
+      return reflection.GetInt32(holder, field);
+    case FieldDescriptor::CPPTYPE_INT64:
+      return reflection.GetInt64(holder, field);
+    case FieldDescriptor::CPPTYPE_UINT32:
+      return reflection.GetUInt32(holder, field);
+    case FieldDescriptor::CPPTYPE_UINT64:
+      return static_cast<int64_t>(reflection.GetUInt64(holder, field));
+    case FieldDescriptor::CPPTYPE_ENUM:
+      return reflection.GetEnumValue(holder, field);
+    default:
+      break;
   }
   if (!reflection.HasField(holder, field)) return 0;  // a Timestamp
   const Message& time = reflection.GetMessage(holder, field);
@@ -127,7 +146,8 @@ int64_t TableSql::IntOf(const Path& path, const Message& row) {
          time.GetReflection()->GetInt32(time, type.FindFieldByNumber(2)) / 1000;
 }
 
-PgParams TableSql::Params(const std::vector<std::pair<const std::string*, const flow::Turn::Row*>>& rows) const {
+PgParams TableSql::Params(
+    const std::vector<std::pair<const std::string*, const flow::Turn::Row*>>& rows) const {
   PgArray keys = PgArray::Text(), versions = PgArray::Int(), bodies = PgArray::Bytes();
   for (const auto& [key, row] : rows) {
     keys.Add(*key);
@@ -137,14 +157,20 @@ PgParams TableSql::Params(const std::vector<std::pair<const std::string*, const 
   PgParams params;
   params.Push(std::move(keys)).Push(std::move(versions)).Push(std::move(bodies));
   for (const Path& path : paths_) {
-    PgArray values = path.kind == Kind::kText   ? PgArray::Text()
+    PgArray values = path.kind == Kind::kText  ? PgArray::Text()
                      : path.kind == Kind::kInt ? PgArray::Int()
                                                : PgArray::Bool();
     for (const auto& [key, row] : rows) {
       switch (path.kind) {
-        case Kind::kText: values.Add(TextOf(path, *row->body)); break;
-        case Kind::kInt: values.AddInt(IntOf(path, *row->body)); break;
-        case Kind::kBool: values.AddBool(BoolOf(path, *row->body)); break;
+        case Kind::kText:
+          values.Add(TextOf(path, *row->body));
+          break;
+        case Kind::kInt:
+          values.AddInt(IntOf(path, *row->body));
+          break;
+        case Kind::kBool:
+          values.AddBool(BoolOf(path, *row->body));
+          break;
       }
     }
     params.Push(std::move(values));
@@ -177,7 +203,8 @@ absl::Status TurnStore::Connect() {
   std::unique_ptr<PgConnection> pg = *std::move(connected);
   // Money is not answered for before it is on disk, whatever the server's default.
   auto sync = pg->Query(
-      "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') IN ('off', 'local')");
+      "SELECT set_config('synchronous_commit', 'on', false) WHERE "
+      "current_setting('synchronous_commit') IN ('off', 'local')");
   if (!sync.ok()) return sync.status();
   auto incarnation = StartIncarnation(*pg, options_.now_us());
   if (!incarnation.ok()) return incarnation.status();
@@ -221,8 +248,8 @@ absl::Status TurnStore::Load(const std::vector<flow::RowKey>& keys, flow::Turn* 
       const absl::string_view bytes = result.Bytes(i, 2);
       if (!body->ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
         Rollback();
-        return absl::DataLossError(absl::StrCat("row ", table.name, "/", result.Bytes(i, 0), " is not a ",
-                                                body->GetTypeName()));
+        return absl::DataLossError(absl::StrCat("row ", table.name, "/", result.Bytes(i, 0),
+                                                " is not a ", body->GetTypeName()));
       }
       turn->AddRow({&table, std::string(result.Bytes(i, 0))}, result.Int(i, 1), std::move(body));
     }
@@ -248,7 +275,8 @@ absl::Status TurnStore::Commit(flow::Turn& turn, std::vector<OutboxRow>* rows) {
   for (size_t t = 0; t < tables_.size(); ++t) {
     if (!updates[t].empty()) pg_->Add(tables_[t]->update(), tables_[t]->Params(updates[t]));
     if (inserts[t].empty()) continue;
-    // In key order: two writers that insert the same keys wait for each other in one direction only.
+    // In key order: two writers that insert the same keys wait for each other in one direction
+    // only.
     std::sort(inserts[t].begin(), inserts[t].end(), by_key);
     pg_->Add(tables_[t]->insert(), tables_[t]->Params(inserts[t]));
   }
@@ -269,7 +297,8 @@ absl::Status TurnStore::Commit(flow::Turn& turn, std::vector<OutboxRow>* rows) {
     return results.status();
   }
   next_seq_ = seq;
-  // Rows that we hold locked cannot vanish: an update that finds fewer is a bug, or somebody edits the tables by hand.
+  // Rows that we hold locked cannot vanish: an update that finds fewer is a bug, or somebody edits
+  // the tables by hand.
   size_t next = 0;
   for (size_t t = 0; t < tables_.size(); ++t) {
     if (!updates[t].empty()) {

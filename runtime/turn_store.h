@@ -7,11 +7,12 @@
 //   … handlers …
 //   status = store.Commit(turn, &rows);       // UPDATE, INSERT, outbox, COMMIT
 //
-// A failed Load or Commit leaves no transaction open. Whatever the error, the right thing is to run the whole turn again from Load,
-// after Connect when connected() is false: also when the COMMIT's answer was lost, because handlers are idempotent.
+// A failed Load or Commit leaves no transaction open. Whatever the error, the right thing is to run
+// the whole turn again from Load, after Connect when connected() is false: also when the COMMIT's
+// answer was lost, because handlers are idempotent.
 //
-// Errors: those of PgConnection::Run. Unavailable from Commit means that nobody knows whether it happened.
-// Belongs to one thread.
+// Errors: those of PgConnection::Run. Unavailable from Commit means that nobody knows whether it
+// happened. Belongs to one thread.
 #ifndef GAEKJU_RUNTIME_TURN_STORE_H_
 #define GAEKJU_RUNTIME_TURN_STORE_H_
 
@@ -35,19 +36,23 @@ class TableSql {
   explicit TableSql(const flow::Table& table);
 
   const flow::Table& table() const { return table_; }
-  const std::string& select() const { return select_; }  // $1 text[]: key, version, body, locked in key order
+  const std::string& select() const {
+    return select_;
+  }  // $1 text[]: key, version, body, locked in key order
   const std::string& update() const { return update_; }
   const std::string& insert() const { return insert_; }
 
   // The arrays of update() and insert(): key, version, body and the columns.
-  PgParams Params(const std::vector<std::pair<const std::string*, const flow::Turn::Row*>>& rows) const;
+  PgParams Params(
+      const std::vector<std::pair<const std::string*, const flow::Turn::Row*>>& rows) const;
 
   enum class Kind { kText, kInt, kBool };
   struct Path {
     std::vector<const google::protobuf::FieldDescriptor*> fields;
     Kind kind;
   };
-  // The column's value in `row`, as text, integer or bool; the field's default when a message on the way is absent.
+  // The column's value in `row`, as text, integer or bool; the field's default when a message on
+  // the way is absent.
   static std::string TextOf(const Path& path, const google::protobuf::Message& row);
   static int64_t IntOf(const Path& path, const google::protobuf::Message& row);
   static bool BoolOf(const Path& path, const google::protobuf::Message& row);
@@ -77,7 +82,8 @@ class TurnStore {
 
   // Begins a transaction and adds a row to the turn for each key, locked. No key twice.
   absl::Status Load(const std::vector<flow::RowKey>& keys, flow::Turn* turn);
-  // Writes the turn's dirty rows and `rows`, which it numbers, and commits. REQUIRES: Load returned OK.
+  // Writes the turn's dirty rows and `rows`, which it numbers, and commits. REQUIRES: Load returned
+  // OK.
   absl::Status Commit(flow::Turn& turn, std::vector<OutboxRow>* rows);
   // Gives the turn up.
   void Rollback();

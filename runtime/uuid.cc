@@ -7,7 +7,8 @@
 namespace gaekju::runtime {
 namespace {
 
-// splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), seeded from the system once per thread.
+// splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014), seeded
+// from the system once per thread.
 struct Generator {
   Generator() {
     std::random_device device;
@@ -22,12 +23,13 @@ struct Generator {
   uint64_t state;
 };
 
-// Milliseconds since 1970 in the upper 52 bits, 1/4096 ms in the lower 12. Greater than every one before.
+// Milliseconds since 1970 in the upper 52 bits, 1/4096 ms in the lower 12. Greater than every one
+// before.
 uint64_t NextStamp() {
   static std::atomic<uint64_t> last{0};
-  const uint64_t ns = static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
-          .count());
+  const uint64_t ns = static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                                std::chrono::system_clock::now().time_since_epoch())
+                                                .count());
   const uint64_t now = ((ns / 1'000'000) << 12) | ((ns % 1'000'000) * 4096 / 1'000'000);
   uint64_t seen = last.load(std::memory_order_relaxed);
   uint64_t next;
@@ -38,7 +40,8 @@ uint64_t NextStamp() {
 }
 
 void AppendHex(uint64_t bits, int digits, std::string* out) {
-  for (int shift = (digits - 1) * 4; shift >= 0; shift -= 4) out->push_back("0123456789abcdef"[(bits >> shift) & 15]);
+  for (int shift = (digits - 1) * 4; shift >= 0; shift -= 4)
+    out->push_back("0123456789abcdef"[(bits >> shift) & 15]);
 }
 
 int HexDigit(char c) {

@@ -2,8 +2,9 @@
 //
 //   std::string id = NewUuid();   // "019a…-7…-…", 36 characters
 //
-// Within a process each is greater than the one before, across threads too (rand_a carries the fraction of the millisecond, RFC 9562 §6.2
-// method 3, and a tie counts on from the last). 62 random bits keep processes apart. Unique, not secret. Lock-free.
+// Within a process each is greater than the one before, across threads too (rand_a carries the
+// fraction of the millisecond, RFC 9562 §6.2 method 3, and a tie counts on from the last). 62
+// random bits keep processes apart. Unique, not secret. Lock-free.
 #ifndef GAEKJU_RUNTIME_UUID_H_
 #define GAEKJU_RUNTIME_UUID_H_
 
@@ -15,7 +16,8 @@
 namespace gaekju::runtime {
 
 std::string NewUuid();
-// When a UUIDv7 was made, microseconds since 1970 (millisecond resolution); -1 when it is not a UUIDv7.
+// When a UUIDv7 was made, microseconds since 1970 (millisecond resolution); -1 when it is not a
+// UUIDv7.
 int64_t UuidTimeUs(absl::string_view uuid);
 
 // 64 random bits from a generator per thread. Not secret.

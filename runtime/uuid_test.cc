@@ -12,7 +12,8 @@ namespace gaekju::runtime {
 namespace {
 
 int64_t NowUs() {
-  return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::system_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::microseconds>(
+             std::chrono::system_clock::now().time_since_epoch())
       .count();
 }
 
@@ -59,7 +60,8 @@ TEST(Uuid, IsUniqueAndGrowsInEachOfManyThreads) {
 }
 
 TEST(Uuid, TimeOfSomethingElseIsMinusOne) {
-  EXPECT_EQ(UuidTimeUs("017f22e2-79b0-7cc3-98c4-dc0c0c07398f"), 1645557742000'000);  // RFC 9562, A.6
+  EXPECT_EQ(UuidTimeUs("017f22e2-79b0-7cc3-98c4-dc0c0c07398f"),
+            1645557742000'000);  // RFC 9562, A.6
   EXPECT_EQ(UuidTimeUs(""), -1);
   EXPECT_EQ(UuidTimeUs("017f22e2-79b0-4cc3-98c4-dc0c0c07398f"), -1);  // version 4
   EXPECT_EQ(UuidTimeUs("017f22e2-79b0-7cc3-18c4-dc0c0c07398f"), -1);  // another variant

@@ -67,7 +67,8 @@ absl::StatusOr<std::vector<StreamState>> FakeBus::Streams() {
   std::lock_guard<std::mutex> lock(mutex_);
   if (!connected_) return absl::UnavailableError("not connected");
   std::vector<StreamState> states;
-  for (const auto& [name, stream] : streams_) states.push_back({name, stream.created_ns, 1, stream.last_seq});
+  for (const auto& [name, stream] : streams_)
+    states.push_back({name, stream.created_ns, 1, stream.last_seq});
   return states;
 }
 
@@ -97,7 +98,8 @@ void FakeBus::Wipe(const std::string& stream, bool same) {
   std::lock_guard<std::mutex> lock(mutex_);
   Stream fresh;
   fresh.created_ns = same ? streams_[stream].created_ns : ++clock_ns_;
-  fresh.ids = streams_[stream].ids;  // the duplicate window is the worst case: it outlives everything
+  fresh.ids =
+      streams_[stream].ids;  // the duplicate window is the worst case: it outlives everything
   streams_[stream] = std::move(fresh);
 }
 
@@ -129,7 +131,8 @@ std::vector<BusMessage> FakeBus::stored() {
 
 bool FakeBus::WaitForStored(size_t count) {
   std::unique_lock<std::mutex> lock(mutex_);
-  return stored_wake_.wait_for(lock, std::chrono::seconds(60), [&] { return stored_.size() >= count; });
+  return stored_wake_.wait_for(lock, std::chrono::seconds(60),
+                               [&] { return stored_.size() >= count; });
 }
 
 uint64_t FakeBus::last_seq(const std::string& stream) {

@@ -37,7 +37,8 @@ class FakeBus : public Bus {
   void Refuse(std::string body);
   // Runs `poke` under no lock, then tells OnConnect.
   void TellConnect();
-  // Every message that was stored by the stream (not swallowed as a duplicate), in order, with those of the past.
+  // Every message that was stored by the stream (not swallowed as a duplicate), in order, with
+  // those of the past.
   std::vector<BusMessage> stored();
   bool WaitForStored(size_t count);
   uint64_t last_seq(const std::string& stream);
@@ -46,9 +47,14 @@ class FakeBus : public Bus {
   void Publish(BusMessage message, PublishDone done) override;
   absl::StatusOr<std::vector<StreamState>> Streams() override;
   absl::Status Consume(ConsumerSpec, DeliveryHandler) override { return absl::OkStatus(); }
-  absl::Status Subscribe(std::string, std::string, CoreHandler) override { return absl::OkStatus(); }
-  absl::Status PublishCore(absl::string_view, absl::string_view) override { return absl::OkStatus(); }
-  absl::StatusOr<std::string> Request(absl::string_view, absl::string_view, absl::Duration) override {
+  absl::Status Subscribe(std::string, std::string, CoreHandler) override {
+    return absl::OkStatus();
+  }
+  absl::Status PublishCore(absl::string_view, absl::string_view) override {
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::string> Request(absl::string_view, absl::string_view,
+                                      absl::Duration) override {
     return absl::UnimplementedError("");
   }
   void OnConnect(std::function<void()> callback) override;

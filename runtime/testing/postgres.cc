@@ -55,8 +55,8 @@ Postgres::Postgres() {
     GK_CHECK(user != nullptr) << "no user postgres";
     GK_CHECK(chown(directory_.c_str(), user->pw_uid, user->pw_gid) == 0) << strerror(errno);
   }
-  const pid_t initdb = Spawn({"initdb", "-D", absl::StrCat(directory_, "/data"), "-U", "postgres", "-A", "trust",
-                              "-E", "UTF8", "--locale=C", "--no-sync"});
+  const pid_t initdb = Spawn({"initdb", "-D", absl::StrCat(directory_, "/data"), "-U", "postgres",
+                              "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"});
   int status = 0;
   while (waitpid(initdb, &status, 0) < 0 && errno == EINTR) {
   }
@@ -73,7 +73,8 @@ Postgres::~Postgres() {
 pid_t Postgres::Spawn(const std::vector<std::string>& args) {
   std::vector<std::string> command;
   if (geteuid() == 0) {
-    command = {"setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--pdeathsig=KILL"};
+    command = {"setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups",
+               "--pdeathsig=KILL"};
   }
   command.push_back(absl::StrCat(BinDirectory(), "/", args[0]));
   command.insert(command.end(), args.begin() + 1, args.end());
@@ -106,14 +107,16 @@ void Postgres::Start() {
   while (true) {
     if (!running()) {
       // A crash costs a test nothing but the operating system's own, so no fsync.
-      pid_ = Spawn({"postgres", "-D", absl::StrCat(directory_, "/data"), "-k", directory_, "-c", "listen_addresses=",
-                    "-c", "fsync=off", "-c", "max_connections=60", "-c", "shared_buffers=64MB"});
+      pid_ = Spawn({"postgres", "-D", absl::StrCat(directory_, "/data"), "-k", directory_, "-c",
+                    "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=60", "-c",
+                    "shared_buffers=64MB"});
     }
     if (PgConnection::Connect(options).ok()) return;
     int status = 0;
     // After a kill, backends may hold the old shared memory for a moment: it is tried again.
     if (waitpid(pid_, &status, WNOHANG) == pid_) pid_ = -1;
-    GK_CHECK(std::chrono::steady_clock::now() < give_up) << "PostgreSQL does not answer\n" << ReadFile(log);
+    GK_CHECK(std::chrono::steady_clock::now() < give_up) << "PostgreSQL does not answer\n"
+                                                         << ReadFile(log);
     poll(nullptr, 0, 10);  // between two looks
   }
 }

@@ -1,12 +1,13 @@
-// postgres.h: a real PostgreSQL for tests, in a temporary directory, reached over a Unix socket in it.
+// postgres.h: a real PostgreSQL for tests, in a temporary directory, reached over a Unix socket in
+// it.
 //
 //   Postgres postgres;                                    // runs
 //   std::string conninfo = postgres.CreateDatabase();     // empty, of a fresh name
 //   postgres.Kill();                                      // kill -9 of the postmaster
 //   postgres.Start();                                     // recovers
 //
-// Root runs it as the user `postgres`, because PostgreSQL refuses root. Ends with the test, also when the test crashes.
-// Not thread-safe. Aborts with the server's log when it cannot be started.
+// Root runs it as the user `postgres`, because PostgreSQL refuses root. Ends with the test, also
+// when the test crashes. Not thread-safe. Aborts with the server's log when it cannot be started.
 #ifndef GAEKJU_RUNTIME_TESTING_POSTGRES_H_
 #define GAEKJU_RUNTIME_TESTING_POSTGRES_H_
 

@@ -18,7 +18,8 @@ using gaekju::payment::v1::CaptureResponse;
 using gaekju::payment::v1::Payment;
 using gaekju::payment::v1::PaymentCaptured;
 
-void AddTo(const std::string& customer, int64_t amount, const std::string& order_id, flow::Turn& turn) {
+void AddTo(const std::string& customer, int64_t amount, const std::string& order_id,
+           flow::Turn& turn) {
   Payment& counter = turn.Edit<Payment>(kToyCounters, customer);
   counter.set_customer_id(customer);
   counter.set_state(Payment::STATE_CAPTURED);
@@ -30,7 +31,8 @@ void AddTo(const std::string& customer, int64_t amount, const std::string& order
 
 flow::Answer Capture(const CaptureRequest& request, const flow::Caller&, flow::Turn& turn) {
   absl::string_view how = request.payment_method();
-  if (how == "refuse") return flow::Refuse(google::rpc::FAILED_PRECONDITION, "toy", "REFUSED", "refused");
+  if (how == "refuse")
+    return flow::Refuse(google::rpc::FAILED_PRECONDITION, "toy", "REFUSED", "refused");
   if (absl::ConsumePrefix(&how, "look:")) {
     const flow::RowKey key{&kToyCounters, std::string(how)};
     if (!turn.HasRow(key)) {
@@ -54,7 +56,9 @@ flow::Answer Capture(const CaptureRequest& request, const flow::Caller&, flow::T
   } else if (how == "pending") {
     return flow::Pending();
   } else if (absl::ConsumePrefix(&how, "due:") && absl::SimpleAtoi(how, &due_s)) {
-    turn.Edit<Payment>(kToyCounters, request.customer_id()).mutable_capture_time()->set_seconds(due_s);
+    turn.Edit<Payment>(kToyCounters, request.customer_id())
+        .mutable_capture_time()
+        ->set_seconds(due_s);
   } else if (how == "call") {
     flow::Call call;
     call.context = "other";
@@ -76,7 +80,8 @@ const flow::Table kToyCounters = {"toy_counter",
                                    {"state", "state"},
                                    {"minor_units", "amount.minor_units"},
                                    {"due_us", "capture_time"}}};
-const flow::Table kToyMarks = {"toy_mark", &Payment::default_instance(), {{"order_id", "order_id"}}};
+const flow::Table kToyMarks = {
+    "toy_mark", &Payment::default_instance(), {{"order_id", "order_id"}}};
 
 flow::Context ToyContext() {
   flow::Context context;
@@ -87,7 +92,8 @@ flow::Context ToyContext() {
       kToyCapture,
       [](const CaptureRequest& request) {
         if (!request.order_id().empty()) return google::rpc::Status();
-        return flow::MakeStatus(google::rpc::INVALID_ARGUMENT, "toy", "NO_ORDER", "order_id is empty", "order_id");
+        return flow::MakeStatus(google::rpc::INVALID_ARGUMENT, "toy", "NO_ORDER",
+                                "order_id is empty", "order_id");
       },
       [](const CaptureRequest& request, const flow::Caller&, std::vector<flow::RowKey>* keys) {
         keys->push_back({&kToyMarks, flow::StepKey(request.order_id(), request.step_id())});
@@ -109,7 +115,9 @@ flow::Context ToyContext() {
   context.result_keys = [](const flow::StepResult&, std::vector<flow::RowKey>* keys) {
     keys->push_back({&kToyCounters, "results"});
   };
-  context.on_result = [](const flow::StepResult& result, flow::Turn& turn) { AddTo("results", 1, result.order_id, turn); };
+  context.on_result = [](const flow::StepResult& result, flow::Turn& turn) {
+    AddTo("results", 1, result.order_id, turn);
+  };
   context.timer.table = &kToyCounters;
   context.timer.column = "due_us";
   context.timer.keys = [](absl::string_view key, std::vector<flow::RowKey>* keys) {
@@ -127,21 +135,24 @@ flow::Context ToyContext() {
 }
 
 void MakeToyTables(const PgOptions& pg) {
-  const absl::Status status = Migrate(
-      pg, {{"runtime", RuntimeMigrations()},
-           {"toy",
-            {{1, "0001_toy",
-              "CREATE TABLE toy_counter (key text COLLATE \"C\" PRIMARY KEY, version bigint NOT NULL, body bytea NOT NULL, "
-              "customer_id text NOT NULL, state integer NOT NULL, minor_units bigint NOT NULL CHECK (minor_units >= 0), "
-              "due_us bigint NOT NULL);"
-              "CREATE INDEX toy_counter_due ON toy_counter (due_us) WHERE due_us > 0;"
-              "CREATE TABLE toy_mark (key text COLLATE \"C\" PRIMARY KEY, version bigint NOT NULL, body bytea NOT NULL, "
-              "order_id text NOT NULL)"}}}});
+  const absl::Status status =
+      Migrate(pg, {{"runtime", RuntimeMigrations()},
+                   {"toy",
+                    {{1, "0001_toy",
+                      "CREATE TABLE toy_counter (key text COLLATE \"C\" PRIMARY KEY, version "
+                      "bigint NOT NULL, body bytea NOT NULL, "
+                      "customer_id text NOT NULL, state integer NOT NULL, minor_units bigint NOT "
+                      "NULL CHECK (minor_units >= 0), "
+                      "due_us bigint NOT NULL);"
+                      "CREATE INDEX toy_counter_due ON toy_counter (due_us) WHERE due_us > 0;"
+                      "CREATE TABLE toy_mark (key text COLLATE \"C\" PRIMARY KEY, version bigint "
+                      "NOT NULL, body bytea NOT NULL, "
+                      "order_id text NOT NULL)"}}}});
   GK_CHECK(status.ok()) << status;
 }
 
-std::unique_ptr<CaptureRequest> ToyRequest(const std::string& order_id, const std::string& customer, int64_t amount,
-                                           const std::string& how) {
+std::unique_ptr<CaptureRequest> ToyRequest(const std::string& order_id, const std::string& customer,
+                                           int64_t amount, const std::string& how) {
   auto request = std::make_unique<CaptureRequest>();
   request->set_order_id(order_id);
   request->set_step_id("pay");
@@ -160,7 +171,8 @@ int64_t QueryInt(const PgOptions& options, const std::string& sql) {
 }
 
 int64_t ToyCount(const PgOptions& pg, const std::string& customer) {
-  return QueryInt(pg, absl::StrCat("SELECT minor_units FROM toy_counter WHERE key = '", customer, "'"));
+  return QueryInt(pg,
+                  absl::StrCat("SELECT minor_units FROM toy_counter WHERE key = '", customer, "'"));
 }
 
 }  // namespace gaekju::runtime

@@ -60,7 +60,8 @@ google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest&
   const flow::Plan* plan = book.Current(request.storefront());
   if (plan == nullptr) {
     return flow::MakeStatus(google::rpc::NOT_FOUND, kDomain, "STOREFRONT_UNKNOWN",
-                            absl::StrCat("there is no storefront \"", request.storefront(), "\""), "storefront");
+                            absl::StrCat("there is no storefront \"", request.storefront(), "\""),
+                            "storefront");
   }
   if (!request.request_id().empty()) checks.Id("request_id", request.request_id());
   checks.Reference("customer_id", request.customer_id())
@@ -71,14 +72,18 @@ google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest&
   if (checks.status().code() != 0) return checks.status();
   std::set<std::string> seen;
   for (int i = 0; i < request.lines_size(); ++i) {
-    checks.That(seen.insert(request.lines(i).product_id()).second, absl::StrCat("lines[", i, "].product_id"),
-                absl::StrCat("is in an earlier line too (\"", request.lines(i).product_id(), "\"); add their quantities"));
+    checks.That(seen.insert(request.lines(i).product_id()).second,
+                absl::StrCat("lines[", i, "].product_id"),
+                absl::StrCat("is in an earlier line too (\"", request.lines(i).product_id(),
+                             "\"); add their quantities"));
   }
-  if (request.has_expected_total() && request.expected_total().currency_code() != plan->currency_code) {
-    return flow::MakeStatus(google::rpc::INVALID_ARGUMENT, kDomain, "CURRENCY_MISMATCH",
-                            absl::StrCat("storefront \"", plan->storefront, "\" sells in ", plan->currency_code,
-                                         ", not \"", request.expected_total().currency_code(), "\""),
-                            "expected_total.currency_code");
+  if (request.has_expected_total() &&
+      request.expected_total().currency_code() != plan->currency_code) {
+    return flow::MakeStatus(
+        google::rpc::INVALID_ARGUMENT, kDomain, "CURRENCY_MISMATCH",
+        absl::StrCat("storefront \"", plan->storefront, "\" sells in ", plan->currency_code,
+                     ", not \"", request.expected_total().currency_code(), "\""),
+        "expected_total.currency_code");
   }
   if (request.has_expected_total()) checks.Money("expected_total", request.expected_total(), 0);
   return checks.status();
@@ -101,7 +106,8 @@ Answer RefusedWith(const std::string& serialized_status) {
 // What the caller of PlaceOrder is told of an order as it stands.
 Answer PlaceAnswer(const OrderRecord& record) {
   const Order& order = record.order();
-  if (!record.visible() && (order.state() == Order::STATE_REJECTING || order.state() == Order::STATE_REJECTED)) {
+  if (!record.visible() &&
+      (order.state() == Order::STATE_REJECTING || order.state() == Order::STATE_REJECTED)) {
     return RefusedWith(record.saga().place_refusal());
   }
   if (order.state() == Order::STATE_PLACING) return flow::Wait(PlaceWaitKey(order.order_id()));
@@ -125,15 +131,18 @@ void EmitOrderEvent(const Order& order, Turn& turn) {
 
 // ---- from the saga to the turn
 
-void SendAsk(const flow::Plan& plan, const OrderRecord& record, const SagaRun::Ask& ask, Turn& turn) {
+void SendAsk(const flow::Plan& plan, const OrderRecord& record, const SagaRun::Ask& ask,
+             Turn& turn) {
   const flow::PlanStep& step = plan.steps[ask.step];
   const std::string wire_id = SagaRun::WireStepId(plan, record.saga(), ask.step);
   const std::string& method = ask.undo ? step.undo_method : step.method;
   std::string payload =
-      ask.undo ? flow::BuildUndoRequest(step, record.order().order_id(), wire_id)
-               : flow::BuildRequest(
-                     plan, step, record.order(),
-                     [&record](int i) -> const std::string& { return record.saga().tasks(i).answer(); }, wire_id);
+      ask.undo
+          ? flow::BuildUndoRequest(step, record.order().order_id(), wire_id)
+          : flow::BuildRequest(
+                plan, step, record.order(),
+                [&record](int i) -> const std::string& { return record.saga().tasks(i).answer(); },
+                wire_id);
   if (ask.via == storefront::v1::GRPC) {
     flow::Call call;
     call.context = step.context;
@@ -164,7 +173,8 @@ void SendAsk(const flow::Plan& plan, const OrderRecord& record, const SagaRun::A
 void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record, Turn& turn) {
   const Order& order = record.order();
   for (const SagaRun::Ask& ask : run.asks()) SendAsk(plan, record, ask, turn);
-  // Every event carries the whole order, so one event of a run tells of all it did; each kind is told for those who wait for it.
+  // Every event carries the whole order, so one event of a run tells of all it did; each kind is
+  // told for those who wait for it.
   const bool was_taken = order.has_place_time();
   bool told = false;
   for (SagaRun::Fact fact : run.facts()) {
@@ -219,8 +229,10 @@ void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record
 }
 
 const flow::Plan& PinnedPlan(const PlanBook& book, const OrderRecord& record) {
-  const flow::Plan* plan = book.Pinned(record.order().storefront(), record.order().storefront_revision());
-  GK_CHECK(plan != nullptr) << record.order().storefront() << "@" << record.order().storefront_revision();
+  const flow::Plan* plan =
+      book.Pinned(record.order().storefront(), record.order().storefront_revision());
+  GK_CHECK(plan != nullptr) << record.order().storefront() << "@"
+                            << record.order().storefront_revision();
   return *plan;
 }
 
@@ -238,7 +250,8 @@ void RunSaga(const PlanBook& book, const std::string& order_id, Turn& turn, Inpu
 
 // ---- handlers
 
-Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const Caller& caller, Turn& turn) {
+Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const Caller& caller,
+                   Turn& turn) {
   const flow::Plan* plan = book.Current(request.storefront());
   if (plan == nullptr) {
     Answer answer;
@@ -252,7 +265,8 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
     if (const auto* placed = turn.Find<PlacedRequest>(kPlacedRequests, key)) {
       if (placed->request_fingerprint() != fingerprint) {
         return Refuse(google::rpc::ALREADY_EXISTS, kDomain, "REQUEST_ID_REUSED",
-                      "this request_id was used before with other content; take a new one", "request_id");
+                      "this request_id was used before with other content; take a new one",
+                      "request_id");
       }
       const RowKey earlier{&kOrders, placed->order_id()};
       if (!turn.HasRow(earlier)) {
@@ -321,9 +335,10 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
     case SagaRun::CancelReply::kBusy: {
       Answer answer;
       answer.kind = Answer::Kind::kRefused;
-      answer.status = flow::MakeStatus(google::rpc::UNAVAILABLE, kDomain, "CANCEL_BUSY",
-                                       "an earlier cancel is still being taken back; please try again in a moment", "",
-                                       1'000'000);
+      answer.status = flow::MakeStatus(
+          google::rpc::UNAVAILABLE, kDomain, "CANCEL_BUSY",
+          "an earlier cancel is still being taken back; please try again in a moment", "",
+          1'000'000);
       return answer;
     }
   }
@@ -359,7 +374,8 @@ std::unique_ptr<flow::Context> MakeOrderContext(const PlanBook* book) {
   context->tables = {&kOrders, &kPlacedRequests, &kNumberCounters, &kStorefrontRevisions};
   const std::string service = absl::StrCat(kDomain, ".");
   context->handlers.push_back(std::make_shared<flow::FunctionHandler<PlaceOrderRequest>>(
-      service + "PlaceOrder", [book](const PlaceOrderRequest& request) { return ValidatePlace(*book, request); },
+      service + "PlaceOrder",
+      [book](const PlaceOrderRequest& request) { return ValidatePlace(*book, request); },
       [](const PlaceOrderRequest& request, const Caller& caller, std::vector<RowKey>* keys) {
         keys->push_back({&kOrders, caller.request_uuid});
         keys->push_back({&kNumberCounters, request.storefront()});
@@ -394,9 +410,14 @@ std::unique_ptr<flow::Context> MakeOrderContext(const PlanBook* book) {
     RunSaga(*book, std::string(key), turn, [](SagaRun& run) { run.OnDue(); });
   };
   context->gets.push_back({service + "GetOrder", &kOrders, "order_id", "order", ProjectOrder});
-  context->lists.push_back(
-      {service + "ListOrders", &kOrders, {"storefront", "customer_id"}, "orders", /*newest_first=*/true, ProjectOrder});
-  context->watches.push_back({service + "WatchOrder", &kOrders, "order_id", "order", ProjectOrder, OrderEnded});
+  context->lists.push_back({service + "ListOrders",
+                            &kOrders,
+                            {"storefront", "customer_id"},
+                            "orders",
+                            /*newest_first=*/true,
+                            ProjectOrder});
+  context->watches.push_back(
+      {service + "WatchOrder", &kOrders, "order_id", "order", ProjectOrder, OrderEnded});
   return context;
 }
 

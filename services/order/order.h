@@ -1,9 +1,10 @@
-// order.h: decides what may happen to orders: placing, cancelling, and every answer their sagas wait for.
-// Pure: no clock, no I/O; plans come from a PlanBook, ids from the shell.
+// order.h: decides what may happen to orders: placing, cancelling, and every answer their sagas
+// wait for. Pure: no clock, no I/O; plans come from a PlanBook, ids from the shell.
 //
 //   std::unique_ptr<flow::Context> context = MakeOrderContext(&book);
 //
-// Rows: `orders` (OrderRecord by order_id), `placed_requests` (which order a request_id made), `number_counters` (by storefront).
+// Rows: `orders` (OrderRecord by order_id), `placed_requests` (which order a request_id made),
+// `number_counters` (by storefront).
 #ifndef GAEKJU_SERVICES_ORDER_ORDER_H_
 #define GAEKJU_SERVICES_ORDER_ORDER_H_
 
@@ -26,8 +27,10 @@ class PlanBook {
   virtual ~PlanBook() = default;
   // The plan that new orders of the storefront get; null when there is no such storefront.
   virtual const flow::Plan* Current(const std::string& storefront) const = 0;
-  // The plan of a revision that some order has. Never null: revisions are stored before the first order of theirs.
-  virtual const flow::Plan* Pinned(const std::string& storefront, const std::string& revision) const = 0;
+  // The plan of a revision that some order has. Never null: revisions are stored before the first
+  // order of theirs.
+  virtual const flow::Plan* Pinned(const std::string& storefront,
+                                   const std::string& revision) const = 0;
 };
 
 // The order context. `book` outlives it.

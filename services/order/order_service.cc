@@ -27,8 +27,8 @@ absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(const std::
                                                                      runtime::PgOptions pg) {
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
-    return absl::NotFoundError(
-        absl::StrCat("there is no directory \"", directory, "\" with storefronts; name one with --storefronts"));
+    return absl::NotFoundError(absl::StrCat("there is no directory \"", directory,
+                                            "\" with storefronts; name one with --storefronts"));
   }
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(directory, error)) {
@@ -36,15 +36,18 @@ absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(const std::
   }
   std::sort(files.begin(), files.end());
   if (files.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("\"", directory, "\" holds no storefront (*.textproto)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("\"", directory, "\" holds no storefront (*.textproto)"));
   }
   std::unique_ptr<StorefrontBook> book(new StorefrontBook(std::move(pg)));
   std::map<std::string, std::string> texts;
   std::vector<std::string> mistakes;
   for (const fs::path& path : files) {
     std::ifstream file(path, std::ios::binary);
-    const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    if (!file.good() && !file.eof()) return absl::UnavailableError(absl::StrCat("cannot read ", path.string()));
+    const std::string text((std::istreambuf_iterator<char>(file)),
+                           std::istreambuf_iterator<char>());
+    if (!file.good() && !file.eof())
+      return absl::UnavailableError(absl::StrCat("cannot read ", path.string()));
     auto plan = flow::ParseStorefront(text, path.string());
     if (!plan.ok()) {
       mistakes.emplace_back(plan.status().message());
@@ -81,16 +84,21 @@ absl::Status StorefrontBook::Store(const std::map<std::string, std::string>& tex
       .status();
 }
 
-absl::StatusOr<std::unique_ptr<flow::Plan>> StorefrontBook::Fetch(const std::string& revision_key) const {
+absl::StatusOr<std::unique_ptr<flow::Plan>> StorefrontBook::Fetch(
+    const std::string& revision_key) const {
   auto pg = runtime::PgConnection::Connect(pg_);
   if (!pg.ok()) return pg.status();
-  auto result = (*pg)->Query("SELECT body FROM storefront_revisions WHERE key = $1", runtime::PgParams().Text(revision_key));
+  auto result = (*pg)->Query("SELECT body FROM storefront_revisions WHERE key = $1",
+                             runtime::PgParams().Text(revision_key));
   if (!result.ok()) return result.status();
   order::v1::StorefrontRevision revision;
-  GK_CHECK(result->rows() == 1) << "an order runs under " << revision_key << ", which was never stored";
-  GK_CHECK(revision.ParseFromArray(result->Bytes(0, 0).data(), static_cast<int>(result->Bytes(0, 0).size())));
+  GK_CHECK(result->rows() == 1) << "an order runs under " << revision_key
+                                << ", which was never stored";
+  GK_CHECK(revision.ParseFromArray(result->Bytes(0, 0).data(),
+                                   static_cast<int>(result->Bytes(0, 0).size())));
   auto plan = flow::ParseStorefront(revision.textproto(), "");
-  GK_CHECK(plan.ok()) << revision_key << " was served and cannot be read any more: " << plan.status();
+  GK_CHECK(plan.ok()) << revision_key
+                      << " was served and cannot be read any more: " << plan.status();
   return std::make_unique<flow::Plan>(*std::move(plan));
 }
 
@@ -100,7 +108,8 @@ const flow::Plan* StorefrontBook::Current(const std::string& storefront) const {
   return it == current_.end() ? nullptr : it->second;
 }
 
-const flow::Plan* StorefrontBook::Pinned(const std::string& storefront, const std::string& revision) const {
+const flow::Plan* StorefrontBook::Pinned(const std::string& storefront,
+                                         const std::string& revision) const {
   const std::string key = RevisionKey(storefront, revision);
   {
     std::shared_lock lock(mutex_);
@@ -113,7 +122,8 @@ const flow::Plan* StorefrontBook::Pinned(const std::string& storefront, const st
       std::unique_lock lock(mutex_);
       return by_key_.try_emplace(key, std::move(*plan)).first->second.get();
     }
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));  // the turn cannot be decided without it
+    std::this_thread::sleep_for(
+        std::chrono::milliseconds(100));  // the turn cannot be decided without it
   }
 }
 

@@ -12,10 +12,10 @@
 #include "gaekju/order/v1/order_events.pb.h"
 #include "gaekju/order/v1/order_service.pb.h"
 #include "gaekju/payment/v1/payment_service.pb.h"
+#include "gmock/gmock.h"
 #include "google/protobuf/text_format.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
-#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/testing/turn_harness.h"
 
@@ -47,7 +47,8 @@ status { done: "accept" code: "ACCEPTED" text { ko: "점주승인" en: "Accepted
 
 // The same shop, with a word for refused orders.
 std::string ReadableShop() {
-  return std::string(kShop) + R"(status { stage: REJECTED code: "REJECTED" text { ko: "예약불가" en: "Impossible" } })";
+  return std::string(kShop) +
+         R"(status { stage: REJECTED code: "REJECTED" text { ko: "예약불가" en: "Impossible" } })";
 }
 
 class FakeBook : public PlanBook {
@@ -89,8 +90,8 @@ class OrderTest : public ::testing::Test {
     request.set_customer_id(customer_id);
     return shop_.Call(request);
   }
-  void Result(const std::string& step, Outcome outcome, const std::string& payload = "", bool undo = false,
-              bool unreachable = false) {
+  void Result(const std::string& step, Outcome outcome, const std::string& payload = "",
+              bool undo = false, bool unreachable = false) {
     flow::StepResult result;
     result.order_id = "o1";
     result.step_id = step;
@@ -111,7 +112,8 @@ class OrderTest : public ::testing::Test {
     Quote();
     Result("pay", Outcome::OUTCOME_DONE);
   }
-  std::unique_ptr<Order> Get(const std::string& order_id = "o1", const std::string& customer_id = "") {
+  std::unique_ptr<Order> Get(const std::string& order_id = "o1",
+                             const std::string& customer_id = "") {
     GetOrderRequest request;
     request.set_order_id(order_id);
     request.set_customer_id(customer_id);
@@ -193,8 +195,10 @@ TEST_F(OrderTest, ARefusedOrderIsAsIfItHadNeverBeen) {
   Place(Request());
   Quote();
   shop_.TakeEnvelopes();
-  Result("pay", Outcome::OUTCOME_REFUSED,
-         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined").SerializeAsString());
+  Result(
+      "pay", Outcome::OUTCOME_REFUSED,
+      flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined")
+          .SerializeAsString());
   auto resolved = shop_.TakeResolved();
   ASSERT_EQ(resolved.size(), 1u);
   EXPECT_EQ(resolved[0].second.kind, Answer::Kind::kRefused);
@@ -233,8 +237,10 @@ TEST_F(OrderTest, TheSameRequestIdWithOtherContentIsRefused) {
 TEST_F(OrderTest, ADeclinedRequestStaysDeclined) {
   Place(Request());
   Quote();
-  Result("pay", Outcome::OUTCOME_REFUSED,
-         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined").SerializeAsString());
+  Result(
+      "pay", Outcome::OUTCOME_REFUSED,
+      flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "payment", "PAYMENT_DECLINED", "declined")
+          .SerializeAsString());
   EXPECT_EQ(flow::ReasonOf(Place(Request(), "o2").status), "PAYMENT_DECLINED");
 }
 
@@ -246,11 +252,13 @@ TEST_F(OrderTest, ARequestRefusedForUnavailabilityMayTryAgain) {
   EXPECT_EQ(resolved[0].second.status.code(), google::rpc::UNAVAILABLE);
   google::rpc::RetryInfo retry;
   bool has_retry = false;
-  for (const auto& detail : resolved[0].second.status.details()) has_retry |= detail.UnpackTo(&retry);
+  for (const auto& detail : resolved[0].second.status.details())
+    has_retry |= detail.UnpackTo(&retry);
   EXPECT_TRUE(has_retry);
   const Answer again = Place(Request(), "o2");
   EXPECT_EQ(again.wait_key, "o2/place");
-  EXPECT_EQ(shop_.Row<OrderRecord>(kOrders, "o2")->order().number(), 2) << "refused orders leave gaps";
+  EXPECT_EQ(shop_.Row<OrderRecord>(kOrders, "o2")->order().number(), 2)
+      << "refused orders leave gaps";
 }
 
 TEST_F(OrderTest, CancelAnswersAtOnceWhereNobodyIsWaitedFor) {
@@ -285,7 +293,8 @@ TEST_F(OrderTest, ALostCallIsMadeAgainByItsTimer) {
 }
 
 TEST_F(OrderTest, AnAnswerForNobodyChangesNothing) {
-  shop_.Result({.order_id = "o7", .step_id = "pay", .outcome = Outcome::OUTCOME_DONE, .payload = ""});
+  shop_.Result(
+      {.order_id = "o7", .step_id = "pay", .outcome = Outcome::OUTCOME_DONE, .payload = ""});
   EXPECT_EQ(shop_.written_count(), 0);
 }
 
@@ -297,10 +306,12 @@ class ReadableOrderTest : public OrderTest {
 TEST_F(ReadableOrderTest, AShopWithAWordForRefusedOrdersKeepsThemReadable) {
   Place(Request());
   Result("quote", Outcome::OUTCOME_REFUSED,
-         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "catalog", "STOCK_SHORT", "none left").SerializeAsString());
+         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "catalog", "STOCK_SHORT", "none left")
+             .SerializeAsString());
   auto resolved = shop_.TakeResolved();
   ASSERT_EQ(resolved.size(), 1u);
-  EXPECT_EQ(resolved[0].second.kind, Answer::Kind::kDone) << "the shop's answer is its word, not an error";
+  EXPECT_EQ(resolved[0].second.kind, Answer::Kind::kDone)
+      << "the shop's answer is its word, not an error";
   ASSERT_NE(Get(), nullptr);
   EXPECT_EQ(Get()->status_text().ko(), "예약불가");
   EXPECT_EQ(Get()->reject_reason(), "STOCK_SHORT");
@@ -321,7 +332,8 @@ TEST_P(BadRequestTest, NamesTheField) {
   PlaceOrderRequest request = Request();
   const std::string change = GetParam().change;
   if (change.rfind("!", 0) == 0) {
-    request.GetReflection()->ClearField(&request, request.GetDescriptor()->FindFieldByName(change.substr(1)));
+    request.GetReflection()->ClearField(&request,
+                                        request.GetDescriptor()->FindFieldByName(change.substr(1)));
   } else {
     google::protobuf::TextFormat::Parser parser;
     PlaceOrderRequest patch;
@@ -344,19 +356,22 @@ INSTANTIATE_TEST_SUITE_P(
     Requests, BadRequestTest,
     ::testing::Values(
         BadRequestCase{"NoStorefront", "!storefront", 3, "FIELD_INVALID", "storefront"},
-        BadRequestCase{"UnknownStorefront", "storefront: 'nowhere'", 5, "STOREFRONT_UNKNOWN", "storefront"},
+        BadRequestCase{"UnknownStorefront", "storefront: 'nowhere'", 5, "STOREFRONT_UNKNOWN",
+                       "storefront"},
         BadRequestCase{"NoCustomer", "!customer_id", 3, "FIELD_INVALID", "customer_id"},
         BadRequestCase{"NoLines", "!lines", 3, "FIELD_INVALID", "lines"},
-        BadRequestCase{"ZeroQuantity", "lines { product_id: 'p1' }", 3, "FIELD_INVALID", "lines[0].quantity"},
-        BadRequestCase{"NegativeQuantity", "lines { product_id: 'p1' quantity: -1 }", 3, "FIELD_INVALID",
+        BadRequestCase{"ZeroQuantity", "lines { product_id: 'p1' }", 3, "FIELD_INVALID",
                        "lines[0].quantity"},
-        BadRequestCase{"SameProductTwice",
-                       "lines { product_id: 'p1' quantity: 1 } lines { product_id: 'p1' quantity: 1 }", 3,
-                       "FIELD_INVALID", "lines[1].product_id"},
+        BadRequestCase{"NegativeQuantity", "lines { product_id: 'p1' quantity: -1 }", 3,
+                       "FIELD_INVALID", "lines[0].quantity"},
+        BadRequestCase{
+            "SameProductTwice",
+            "lines { product_id: 'p1' quantity: 1 } lines { product_id: 'p1' quantity: 1 }", 3,
+            "FIELD_INVALID", "lines[1].product_id"},
         BadRequestCase{"WrongCurrency", "expected_total { currency_code: 'USD' minor_units: 1 }", 3,
                        "CURRENCY_MISMATCH", "expected_total.currency_code"},
-        BadRequestCase{"NegativePrice", "expected_total { currency_code: 'KRW' minor_units: -1 }", 3, "FIELD_INVALID",
-                       "expected_total.minor_units"}),
+        BadRequestCase{"NegativePrice", "expected_total { currency_code: 'KRW' minor_units: -1 }",
+                       3, "FIELD_INVALID", "expected_total.minor_units"}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
