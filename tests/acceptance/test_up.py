@@ -14,7 +14,7 @@ import time
 import psycopg
 import pytest
 
-from gaekju_house import eventually, gaekju_binary
+from gaekju_house import eventually, free_ports, gaekju_binary
 from stubs import CONTEXTS, ROOT
 
 SECONDS_TO_START = 90
@@ -179,9 +179,10 @@ def test_a_second_one_on_the_same_data_says_which_pid_runs_it(running):
 
 def test_a_port_that_is_taken_is_named(running):
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        # Below the ports that the kernel gives to outgoing connections, one of which could be the first context's.
+        port = free_ports(1)[0]
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         data = fresh_directory()
         # The second context's port.
         done = gaekju("up", f"--data={data}", f"--port_base={port - 1}", check=False)
