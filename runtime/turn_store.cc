@@ -311,6 +311,12 @@ absl::Status TurnStore::Commit(flow::Turn& turn, std::vector<OutboxRow>* rows) {
   return absl::OkStatus();
 }
 
+std::string TurnStore::Setting(absl::string_view name) {
+  if (!connected()) return "";
+  auto result = pg_->Query("SELECT current_setting($1)", PgParams().Text(name));
+  return result.ok() ? std::string(result->Bytes(0, 0)) : "";
+}
+
 void TurnStore::Rollback() {
   if (!connected()) return;
   // Whatever goes wrong here breaks the connection, and with it the transaction.
