@@ -118,8 +118,8 @@ struct ContextServer::Core {
   bool stop_housekeeping = false;
   std::thread housekeeper;
 
-  Growth published, publish_failures, republished, epochs, consumed, redelivered, bus_connects,
-      dead_letters;
+  Growth published, publish_failures, republished, epochs, pruned, consumed, redelivered,
+      bus_connects, dead_letters;
   std::atomic<bool> observing{false};
 };
 
@@ -268,7 +268,9 @@ void ContextServer::Core::Build() {
     metrics.turn_seconds.Observe(
         static_cast<double>(turn.load_us + turn.handle_us + turn.commit_us) / 1e6);
     if (turn.rerun_count > 0) metrics.turn_retries.Add(turn.rerun_count);
+    if (turn.timer_count > 0) metrics.timer_items.Add(turn.timer_count);
   };
+  outputs.shed = [this](const std::string&) { metrics.overload_refusals.Add(); };
   outputs.failed = [name](const std::string& what, const std::string& reason) {
     LogError("a request failed by itself",
              {{"context", name}, {"method", what}, {"reason", reason}});
@@ -371,6 +373,7 @@ void ContextServer::Core::UpdateMetrics() {
   publish_failures.To(r.failed_count, metrics.publish_failures);
   republished.To(r.resend_count, metrics.republished);
   epochs.To(r.rewind_count, metrics.epochs);
+  pruned.To(r.pruned_count, metrics.outbox_pruned);
   const BusStats b = bus->stats();
   metrics.bus_connected.Set(bus->connected() ? 1 : 0);
   consumed.To(static_cast<int64_t>(b.delivered), metrics.consumed);

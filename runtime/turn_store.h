@@ -90,7 +90,8 @@ class TurnStore {
 
   int64_t incarnation() const { return incarnation_; }
   int64_t next_seq() const { return next_seq_; }  // of the next outbox row
-  // A setting of the connection, "" when it cannot be asked. REQUIRES: no transaction is open. For tests.
+  // A setting of the connection, "" when it cannot be asked. REQUIRES: no transaction is open. For
+  // tests.
   std::string Setting(absl::string_view name);
 
  private:

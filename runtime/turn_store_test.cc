@@ -33,7 +33,8 @@ class TurnStoreTest : public testing::Test {
   // Adds one to the counter.
   static absl::Status Increment(TurnStore& store, const std::string& key) {
     flow::Turn turn(1);
-    if (absl::Status status = store.Load({{&kToyCounters, key}}, &turn); !status.ok()) return status;
+    if (absl::Status status = store.Load({{&kToyCounters, key}}, &turn); !status.ok())
+      return status;
     Payment& row = turn.Edit<Payment>(kToyCounters, key);
     row.mutable_amount()->set_minor_units(row.amount().minor_units() + 1);
     std::vector<OutboxRow> rows;
@@ -58,14 +59,21 @@ TEST_F(TurnStoreTest, RowsAndColumnsComeBackAsTheyWent) {
     std::vector<OutboxRow> rows;
     ASSERT_EQ(store->Commit(turn, &rows), absl::OkStatus());
   }
-  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM toy_counter WHERE key = 'a' AND customer_id = 'zero byte' AND "
-                                  "state = 2 AND minor_units = 1::bigint << 40 AND due_us = 7000001"), 1);
-  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM toy_mark WHERE key = 'appended' AND order_id = 'o'"), 1);
-  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM toy_mark"), 1);  // "m" was loaded, and not made
+  EXPECT_EQ(
+      QueryInt(options_.pg,
+               "SELECT count(*) FROM toy_counter WHERE key = 'a' AND customer_id = 'zero byte' AND "
+               "state = 2 AND minor_units = 1::bigint << 40 AND due_us = 7000001"),
+      1);
+  EXPECT_EQ(QueryInt(options_.pg,
+                     "SELECT count(*) FROM toy_mark WHERE key = 'appended' AND order_id = 'o'"),
+            1);
+  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM toy_mark"),
+            1);  // "m" was loaded, and not made
   flow::Turn turn(2);
   ASSERT_EQ(store->Load({{&kToyCounters, "a"}}, &turn), absl::OkStatus());
   ASSERT_NE(turn.Find<Payment>(kToyCounters, "a"), nullptr);
-  EXPECT_EQ(turn.Find<Payment>(kToyCounters, "a")->customer_id().size(), 9u);  // the body keeps every byte
+  EXPECT_EQ(turn.Find<Payment>(kToyCounters, "a")->customer_id().size(),
+            9u);  // the body keeps every byte
   store->Rollback();
 }
 
@@ -77,7 +85,8 @@ TEST_F(TurnStoreTest, AppendedTwiceIsAlreadyExists) {
     turn.Append<Payment>(kToyMarks, "k");
     std::vector<OutboxRow> rows;
     const absl::Status status = store->Commit(turn, &rows);
-    EXPECT_EQ(status.code(), first ? absl::StatusCode::kOk : absl::StatusCode::kAlreadyExists) << status;
+    EXPECT_EQ(status.code(), first ? absl::StatusCode::kOk : absl::StatusCode::kAlreadyExists)
+        << status;
   }
   EXPECT_TRUE(store->connected());
   EXPECT_EQ(Increment(*store, "a"), absl::OkStatus());  // no transaction was left open
@@ -95,8 +104,9 @@ TEST_F(TurnStoreTest, ALoadedRowIsLocked) {
   bool waits = false;
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(2);
   while (!waits && std::chrono::steady_clock::now() < until) {
-    waits = QueryInt(options_.pg, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
-                                  "wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE%'") == 1;
+    waits = QueryInt(options_.pg,
+                     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "
+                     "wait_event_type = 'Lock' AND query LIKE '%FOR UPDATE%'") == 1;
   }
   EXPECT_TRUE(waits);
   std::vector<OutboxRow> rows;
@@ -111,7 +121,8 @@ TEST_F(TurnStoreTest, CommitIsSynchronousWhateverTheServersDefault) {
   ASSERT_TRUE(admin.ok());
   ASSERT_TRUE((*admin)->Script("ALTER ROLE postgres SET synchronous_commit = off").ok());
   auto store = Open();
-  // The store's own connection is not ours to ask; its role's default is off, and a fresh connection shows it.
+  // The store's own connection is not ours to ask; its role's default is off, and a fresh
+  // connection shows it.
   auto fresh = PgConnection::Connect(options_.pg);
   auto shown = (*fresh)->Query("SHOW synchronous_commit");
   ASSERT_TRUE(shown.ok());
@@ -143,7 +154,9 @@ TEST_F(TurnStoreTest, AFailedTurnLeavesNoGap) {
   ASSERT_EQ(Increment(*store, "a"), absl::OkStatus());
   flow::Turn turn(1);
   ASSERT_EQ(store->Load({{&kToyCounters, "a"}}, &turn), absl::OkStatus());
-  turn.Edit<Payment>(kToyCounters, "a").mutable_amount()->set_minor_units(-1);  // the table's CHECK refuses it
+  turn.Edit<Payment>(kToyCounters, "a")
+      .mutable_amount()
+      ->set_minor_units(-1);  // the table's CHECK refuses it
   std::vector<OutboxRow> rows(3);
   EXPECT_EQ(store->Commit(turn, &rows).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(store->next_seq(), 1);
