@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Buyers who do not give up: they place orders, cancel some, and ask again with the same request_id until they have an answer.
 
-    buyers.py --address 127.0.0.1:50051 --storefront fashion --products p1,p2 --seed 7 --buyers 32 --out answers.jsonl
+    buyers.py --address 127.0.0.1:50051 --storefronts fashion,bench --products p1,p2 --seed 7 --buyers 32 --out answers.jsonl
 
 Run by chaos.py in a process of its own. Writes one JSON line per answer; prints one line ("placed cancelled failed") per 100 ms, so
 that whoever runs it can wait for progress. Places no more after a line "stop" on stdin, and ends when every buyer has its answers.
@@ -58,7 +58,7 @@ class Buyers:
             count += 1
             customer_id, request_id = f"buyer-{number}", f"r{count}"
             request = order_service.PlaceOrderRequest(
-                storefront=self.args.storefront, request_id=request_id, customer_id=customer_id, delivery_address="seoul",
+                storefront=random_.choice(self.args.storefronts.split(",")), request_id=request_id, customer_id=customer_id, delivery_address="seoul",
                 payment_method="card")
             request.lines.add(product_id=random_.choice(self.args.products.split(",")), quantity=random_.randint(1, 3))
             answer = await self.insist(client.PlaceOrder, request)
@@ -91,7 +91,7 @@ class Buyers:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--address", required=True)
-    parser.add_argument("--storefront", default="fashion")
+    parser.add_argument("--storefronts", default="fashion,bench")
     parser.add_argument("--products", required=True)
     parser.add_argument("--seed", default="1")
     parser.add_argument("--buyers", type=int, default=32)

@@ -28,6 +28,8 @@ from shop import Shop
 from stubs import CONTEXTS
 
 STOCK = 10_000_000
+# The shop that is sold, and one that takes from stock.
+STOREFRONTS = [ROOT / "storefronts" / "fashion.textproto", ROOT / "bench" / "storefronts" / "bench.textproto"]
 
 
 class Load:
@@ -116,7 +118,7 @@ def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print):
     seed = seed if seed is not None else random.SystemRandom().randrange(1 << 32)
     random_ = random.Random(seed)
     say(f"seed {seed}")
-    with House(cluster, folder / "house", storefronts=[ROOT / "storefronts" / "fashion.textproto"]) as house:
+    with House(cluster, folder / "house", storefronts=STOREFRONTS) as house:
         house.start()
         shop = Shop(house, "fashion")
         products = [shop.product(product_id=f"p{number}", price=1_000 * (number + 1), count=STOCK) for number in range(20)]
