@@ -26,6 +26,7 @@ Command UpCommand();
 Command LoadCommand();
 Command AuditCommand();
 Command CallCommand();
+Command CheckCommand();
 Command SeedCommand();
 Command DeadCommand();
 

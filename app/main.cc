@@ -22,8 +22,8 @@ namespace gaekju::app {
 namespace {
 
 std::vector<Command> Commands() {
-  return {UpCommand(),    ServeCommand(), CallCommand(), LoadCommand(),
-          AuditCommand(), DeadCommand(),  SeedCommand()};
+  return {UpCommand(),   ServeCommand(), CheckCommand(), CallCommand(),
+          LoadCommand(), AuditCommand(), DeadCommand(),  SeedCommand()};
 }
 
 std::string Overview() {

@@ -1,6 +1,7 @@
 #include "check/explorer.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -78,6 +79,11 @@ std::string ShortMethod(const std::string& context, const std::string& method) {
   return absl::StrCat(context, ".", method.substr(method.rfind('.') + 1));
 }
 
+// "PLACED".
+std::string StateName(Order::State state) {
+  return Order::State_Name(state).substr(std::strlen("STATE_"));
+}
+
 bool Waiting(order::v1::TaskState state) {
   return state == order::v1::TASK_STATE_ASKED || state == order::v1::TASK_STATE_PENDING;
 }
@@ -135,6 +141,7 @@ struct ContextState {
   Rows rows;
   std::vector<RecordFact> records;
   std::string broken;      // an invariant of the context that does not hold; empty when all do
+  std::string twice;       // what was done twice; empty when nothing was
   bool done_ever = false;  // some step was done, taken back or not
   bool done_now = false;   // some step is done, and not taken back
   int64_t money = 0;       // what is kept of the buyer's money
@@ -142,9 +149,9 @@ struct ContextState {
   std::vector<uint16_t> people;  // messages: what people may do now
   // Of the order context:
   Order::State order_state = Order::STATE_UNSPECIFIED;
-  bool ended = false;            // completed, cancelled or rejected, and nothing is awaited
-  std::vector<uint16_t> timers;  // messages
-  std::string asleep;  // a task that is awaited and never asked again: a name, for the report
+  bool ended = false;                // completed, cancelled or rejected, and nothing is awaited
+  std::vector<uint16_t> timers;      // messages
+  std::vector<std::string> awaited;  // tasks, for the report
 };
 
 // What makes a context move.
@@ -268,7 +275,7 @@ class Explorer {
  public:
   Explorer(const Plan& plan, const Bounds& bounds) : plan_(plan), bounds_(bounds), book_(plan) {}
 
-  absl::Status Prepare();
+  absl::Status Prepare(const std::vector<const Context*>& contexts);
   Report Run(const std::function<void(const Report&)>& progress);
 
  private:
@@ -342,9 +349,10 @@ class Explorer {
   std::vector<Start> starts_;
   uint16_t cancel_input_ = 0;
   int payment_ = -1, delivery_ = -1,
-      catalog_ = -1;                   // worlds of the steps whose meaning the properties know
-  bool pays_ = false, ships_ = false;  // place has payment.Capture, delivery.Start
-  int reserve_count_ = 0;              // place's steps catalog.Reserve
+      catalog_ = -1;       // worlds of the steps whose meaning the properties know
+  int pay_count_ = 0;      // place's steps payment.Capture
+  bool ships_ = false;     // place has delivery.Start
+  int reserve_count_ = 0;  // place's steps catalog.Reserve
   bool states_full_ = false;
   int64_t turn_count_ = 0;
   NodeSet nodes_;
@@ -352,7 +360,10 @@ class Explorer {
 
 // ---------------------------------------------------------------- setting up
 
-const Context* ContextNamed(const std::string& name) {
+const Context* ContextNamed(const std::string& name, const std::vector<const Context*>& contexts) {
+  for (const Context* context : contexts) {
+    if (context->name == name) return context;
+  }
   for (const Context* context : {&catalog::CatalogContext(), &delivery::DeliveryContext(),
                                  &payment::PaymentContext(), &store::StoreContext()}) {
     if (context->name == name) return context;
@@ -360,7 +371,7 @@ const Context* ContextNamed(const std::string& name) {
   return nullptr;
 }
 
-absl::Status Explorer::Prepare() {
+absl::Status Explorer::Prepare(const std::vector<const Context*>& contexts) {
   if (plan_.steps.size() > kStepsMax) {
     return absl::FailedPreconditionError(absl::StrCat("storefront \"", plan_.storefront, "\" has ",
                                                       plan_.steps.size(), " steps; at most ",
@@ -371,7 +382,7 @@ absl::Status Explorer::Prepare() {
   for (const PlanStep& step : plan_.steps) {
     const auto same = [&](const World& world) { return world.context->name == step.context; };
     if (std::any_of(worlds_.begin(), worlds_.end(), same)) continue;
-    const Context* context = ContextNamed(step.context);
+    const Context* context = ContextNamed(step.context, contexts);
     if (context == nullptr) {
       return absl::FailedPreconditionError(absl::StrCat("step \"", step.id, "\": the deciders of ",
                                                         step.context, " are not linked in, so \"",
@@ -395,7 +406,7 @@ absl::Status Explorer::Prepare() {
   for (int i = 0; i < plan_.place_count; ++i) {
     const PlanStep& step = plan_.steps[i];
     const std::string method = ShortMethod(step.context, step.method);
-    pays_ |= method == "payment.Capture";
+    pay_count_ += method == "payment.Capture";
     ships_ |= method == "delivery.Start";
     reserve_count_ += method == "catalog.Reserve";
   }
@@ -433,7 +444,7 @@ absl::Status Explorer::Prepare() {
   };
   start(node, "the buyer places an order");
   if (reserve_count_ > 0) start(sold_out, "the buyer orders what is sold out");
-  if (pays_) {
+  if (pay_count_ > 0) {
     place.set_payment_method(payment::kDeclinedMethod);
     start(node, "the buyer places an order, with a card that will be declined");
   }
@@ -568,7 +579,7 @@ void Explorer::People(int context, ContextState* state) {
 }
 
 void Explorer::Judge(int context, ContextState* state) {
-  int64_t ledger = 0;
+  int64_t ledger = 0, captured = 0, refunded = 0;
   std::map<std::string, int64_t> accounts;
   for (const auto& [key, bytes] : state->rows) {
     const flow::Table* table = worlds_[context].context->tables[key.first];
@@ -592,6 +603,9 @@ void Explorer::Judge(int context, ContextState* state) {
       const auto& entry = static_cast<const payment::v1::LedgerEntry&>(*body);
       ledger += entry.amount();
       accounts[entry.account()] += entry.amount();
+      if (entry.account() == payment::kMerchantAccount) {
+        (entry.amount() > 0 ? captured : refunded) += std::abs(entry.amount());
+      }
     } else if (table == &catalog::kProducts) {
       const auto& product = static_cast<const catalog::v1::Product&>(*body);
       state->reserved = product.reserved_count();
@@ -617,9 +631,8 @@ void Explorer::Judge(int context, ContextState* state) {
         timer.text = absl::StrCat("order asks again: ", StepText(i, undo));
         if ((undo ? task.undo_retry_time_us() : task.retry_time_us()) != 0) {
           state->timers.push_back(InternInput(timer));
-        } else {
-          state->asleep = StepText(i, undo);
         }
+        state->awaited.push_back(StepText(i, undo));
         if (!undo && task.expire_time_us() != 0) {
           timer.expiry = true;
           timer.text = absl::StrCat("nobody has answered ", StepText(i, undo), " in time");
@@ -633,6 +646,13 @@ void Explorer::Judge(int context, ContextState* state) {
   }
   for (const auto& [account, amount] : accounts) {
     if (amount > 0) state->money += amount;
+  }
+  if (captured > pay_count_ * kUnitPrice) {
+    state->twice = absl::StrCat("payment has taken ", captured, ", and the price is ",
+                                pay_count_ * kUnitPrice);
+  }
+  if (refunded > captured) {
+    state->twice = absl::StrCat("payment has given back ", refunded, " of ", captured);
   }
   if (ledger != 0) state->broken = absl::StrCat("the ledger sums to ", ledger);
   People(context, state);
@@ -1029,12 +1049,17 @@ void Explorer::Expand(const Node& node, Sink sink) {
 
 std::string Explorer::Violation(const Node& node, std::string* sentence) const {
   for (int c = 1; c < static_cast<int>(worlds_.size()); ++c) {
+    const std::string& twice = worlds_[c].states[StateOf(node, c)].twice;
     const std::string& broken = worlds_[c].states[StateOf(node, c)].broken;
+    if (broken.empty() && !twice.empty()) {
+      *sentence = twice;
+      return "non-idempotence";
+    }
     if (broken.empty()) continue;
     *sentence = absl::StrCat(worlds_[c].context->name, ": ", broken);
     return "books out of balance";
   }
-  if (pays_ && ships_ && worlds_[delivery_].states[StateOf(node, delivery_)].done_now &&
+  if (pay_count_ > 0 && ships_ && worlds_[delivery_].states[StateOf(node, delivery_)].done_now &&
       !worlds_[payment_].states[StateOf(node, payment_)].done_ever) {
     *sentence =
         "the parcel leaves, and nothing has been paid: let the step that ships wait for the one "
@@ -1094,7 +1119,7 @@ std::string Explorer::EndViolation(const Node& node, std::string* sentence) cons
   }
   if (payment_ > 0) {
     const int64_t money = worlds_[payment_].states[StateOf(node, payment_)].money;
-    const int64_t price = completed && pays_ ? kUnitPrice : 0;
+    const int64_t price = completed ? pay_count_ * kUnitPrice : 0;
     if (money != price) {
       *sentence = absl::StrCat("the order is ", ended, ", and ", money,
                                " of the buyer's money is kept, not ", price);
@@ -1193,8 +1218,7 @@ std::string Explorer::Line(const Node& from, const Node& to, const Move& move) c
   const Order::State before = worlds_[0].states[from.order].order_state;
   const Order::State after = worlds_[0].states[to.order].order_state;
   if (before != after) {
-    absl::StrAppend(&line, " [the order is ",
-                    Order::State_Name(after).substr(std::strlen("STATE_")), "]");
+    absl::StrAppend(&line, " [the order is ", StateName(after), "]");
   }
   return line;
 }
@@ -1288,15 +1312,22 @@ Report Explorer::Run(const std::function<void(const Report&)>& progress) {
       todo.push_back(sources[k]);
     }
   }
-  for (uint32_t i = 0; i < nodes_.size(); ++i) {
+  // The first at which nothing is in flight tells most.
+  uint32_t stuck = nodes_.size();
+  for (uint32_t i = nodes_.size(); i-- > 0;) {
     if (can_end[i]) continue;
-    const ContextState& order = worlds_[0].states[nodes_[i].order];
+    if (stuck == nodes_.size() || nodes_[i].flight == 0 || nodes_[stuck].flight != 0) stuck = i;
+  }
+  if (stuck < nodes_.size()) {
+    const ContextState& order = worlds_[0].states[nodes_[stuck].order];
     report.hazard = "stuck";
-    report.sentence = absl::StrCat(
-        "the order is ", Order::State_Name(order.order_state),
-        " and can never end, although nothing more goes wrong",
-        order.asleep.empty() ? "" : absl::StrCat("; nobody asks again for ", order.asleep));
-    Tell(i, &report);
+    report.sentence =
+        absl::StrCat("the order is ", StateName(order.order_state),
+                     " and can never end, although nothing more goes wrong",
+                     order.awaited.empty()
+                         ? ""
+                         : absl::StrCat("; it waits for ", absl::StrJoin(order.awaited, ", ")));
+    Tell(stuck, &report);
     return report;
   }
   report.verdict = Verdict::kProved;
@@ -1306,9 +1337,10 @@ Report Explorer::Run(const std::function<void(const Report&)>& progress) {
 }  // namespace
 
 absl::StatusOr<Report> Explore(const Plan& plan, const Bounds& bounds,
-                               const std::function<void(const Report&)>& progress) {
+                               const std::function<void(const Report&)>& progress,
+                               const std::vector<const Context*>& contexts) {
   Explorer explorer(plan, bounds);
-  if (absl::Status status = explorer.Prepare(); !status.ok()) return status;
+  if (absl::Status status = explorer.Prepare(contexts); !status.ok()) return status;
   return explorer.Run(progress);
 }
 

@@ -37,6 +37,7 @@
 
 #include "absl/status/statusor.h"
 #include "flow/plan.h"
+#include "flow/turn.h"
 
 namespace gaekju::check {
 
@@ -77,10 +78,13 @@ struct Report {
   int depth = 0;                 // moves of the longest shortest path
 };
 
-// Explores. `progress`, when not null, is told now and then. Errors: FAILED_PRECONDITION when the
-// plan calls a context whose deciders are not linked in, or has too many steps to explore.
+// Explores. `progress`, when not null, is told now and then. `contexts` stand in for the linked-in
+// ones of the same names (tests break them on purpose); they outlive the call. Errors:
+// FAILED_PRECONDITION when the plan calls a context whose deciders are not linked in, or has too
+// many steps to explore.
 absl::StatusOr<Report> Explore(const flow::Plan& plan, const Bounds& bounds,
-                               const std::function<void(const Report& so_far)>& progress = nullptr);
+                               const std::function<void(const Report& so_far)>& progress = nullptr,
+                               const std::vector<const flow::Context*>& contexts = {});
 
 }  // namespace gaekju::check
 
