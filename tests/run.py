@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -263,7 +264,15 @@ def pytest_suite(path, args, counter=None):
     options = ["-p", "no:terminal"] if counter.scenarios else ["-ra", "--durations=5", "--tb=short"]
     os.environ.setdefault("GAEKJU_BINARY", str(BUILD / "release" / "app" / "gaekju"))
     os.environ.setdefault("GAEKJU_DESCRIPTOR_SET", str(BUILD / "release" / "gaekju.binpb"))
-    status = pytest.main([str(path), "-p", "no:cacheprovider", *options, *args], plugins=[counter])
+    # A folder of our own: in the one that all of a user's sessions share, the start of another takes away the permissions that
+    # PostgreSQL, which runs as another user, needs on the way to its data.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-test."))
+    folder.chmod(0o711)
+    status = pytest.main([str(path), "-p", "no:cacheprovider", f"--basetemp={folder}/t", *options, *args], plugins=[counter])
+    if status == pytest.ExitCode.OK:
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        say(f"logs and data of the processes: {folder}")
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # also when there was no test to run
         say(f"{path.relative_to(ROOT)}: pytest ended with {pytest.ExitCode(status).name}")
         counter.tally.failed = max(1, counter.tally.failed)
