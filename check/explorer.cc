@@ -1021,7 +1021,7 @@ void Explorer::Expand(const Node& node, Sink sink) {
       const Input& input = inputs_[id];
       return input.step == task.step && input.undo == task.undo && input.kind != Input::Kind::kLate;
     });
-    if (task.expiry || !under_way) {
+    if (task.expiry || !under_way || bounds_.asks_early_freely) {
       act(0, timer);
     } else if (faulty && node.duplicates < bounds_.duplicate_count_max) {
       const Effect& effect = Apply(0, node.order, timer);

@@ -52,6 +52,10 @@ struct Bounds {
   int wipe_count_max = 1;         // of the bus
   int refusal_count_max = 1;      // steps that a context refuses; each then refuses always
   int cancel_count_max = 2;       // of the buyer
+  // A task may be asked again at any time, also while its message or answer is under way, and that
+  // is no duplicate. Hundreds of times as many states; without it, what is asked too early is among
+  // the duplicates.
+  bool asks_early_freely = false;
   int64_t state_count_max =
       20'000'000;  // then the verdict is kUnfinished; a state costs some 100 bytes
 };

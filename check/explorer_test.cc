@@ -87,6 +87,28 @@ TEST(Explore, FashionIsProvedWithoutFaults) {
   EXPECT_GT(report.ended_count, 0);
 }
 
+// That early asks count as duplicates hides nothing here.
+TEST(Explore, FashionIsProvedWithFreeRetries) {
+  Bounds bounds = NoFaults();
+  bounds.asks_early_freely = true;
+  const Report full = Check(Fashion(), bounds);
+  EXPECT_EQ(full.verdict, Verdict::kProved) << full.hazard;
+  EXPECT_GT(full.state_count, 100 * Check(Fashion(), NoFaults()).state_count);
+}
+
+TEST(Explore, FreeRetriesFindWhatDuplicatesFind) {
+  for (const char* undo :
+       {"  step { undo: \"pay\" }\n", "  step { undo: \"deliver\" after: \"accept\" }\n"}) {
+    Bounds bounds = NoFaults();
+    const Report reduced = Check(FashionBut(undo, ""), bounds);
+    bounds.asks_early_freely = true;
+    const Report full = Check(FashionBut(undo, ""), bounds);
+    EXPECT_EQ(full.hazard, reduced.hazard);
+    EXPECT_EQ(full.held, reduced.held);
+    EXPECT_EQ(full.trace.size(), reduced.trace.size());
+  }
+}
+
 TEST(Explore, FashionIsProvedWithOneFault) {
   Bounds bounds;
   bounds.fault_count_max = 1;
