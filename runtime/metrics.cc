@@ -260,11 +260,6 @@ Gauge& Metrics::Sagas(absl::string_view storefront, absl::string_view state) {
                   {{"storefront", std::string(storefront)}, {"state", std::string(state)}});
 }
 
-Counter& Metrics::SagasEnded(absl::string_view storefront, absl::string_view state) {
-  return GetCounter("sagas_ended_total", "Sagas that came to an end, by the state they ended in.",
-                    {{"storefront", std::string(storefront)}, {"state", std::string(state)}});
-}
-
 Counter& Metrics::GetCounter(absl::string_view name, absl::string_view help, Labels labels) {
   absl::MutexLock lock(&impl_->mutex);
   return impl_->CounterOf(name, help, labels);

@@ -147,8 +147,6 @@ class Metrics {
   // Sagas by state, of the order context: gaekju_sagas{storefront,state}. Set by whoever counts
   // them.
   Gauge& Sagas(absl::string_view storefront, absl::string_view state);
-  // gaekju_sagas_ended_total{storefront,state}
-  Counter& SagasEnded(absl::string_view storefront, absl::string_view state);
 
   // For what is not listed above: the same name and labels give the same metric. `name` without the
   // gaekju_ prefix.
