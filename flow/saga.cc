@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "flow/values.h"
 #include "google/protobuf/empty.pb.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "google/rpc/code.pb.h"
@@ -30,11 +30,6 @@ constexpr char kDomain[] = "gaekju.order.v1.OrderService";
 constexpr int64_t kCallGrace_us = 1'000'000;
 // What a caller is told to wait before trying again.
 constexpr int64_t kRetryAfter_us = 2'000'000;
-
-void SetTime(int64_t us, google::protobuf::Timestamp* time) {
-  time->set_seconds(us / 1'000'000);
-  time->set_nanos(static_cast<int32_t>(us % 1'000'000 * 1000));
-}
 
 bool Waiting(order::v1::TaskState state) {
   return state == TASK_STATE_ASKED || state == TASK_STATE_PENDING;
@@ -165,7 +160,7 @@ void SagaRun::Place() {
   order_.set_storefront(plan_.storefront);
   order_.set_storefront_revision(plan_.revision);
   order_.set_currency_code(plan_.currency_code);
-  SetTime(now_us_, order_.mutable_create_time());
+  *order_.mutable_create_time() = ToTimestamp(now_us_);
   SetState(Order::STATE_PLACING);
   Advance();
 }
@@ -359,7 +354,7 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
       t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
     completed = completed && t.state() == TASK_STATE_DONE;
   }
-  if (completed && !order_.has_end_time()) SetTime(now_us_, order_.mutable_end_time());
+  if (completed && !order_.has_end_time()) *order_.mutable_end_time() = ToTimestamp(now_us_);
   SetState(completed ? Order::STATE_COMPLETED : Order::STATE_PLACED);
 }
 
@@ -496,7 +491,7 @@ bool SagaRun::SettlePhase() {
       for (int i = 0; i < plan_.place_count; ++i) {
         if (step(i).buyer_waits && !done(i) && !Blocked(i)) return false;
       }
-      SetTime(now_us_, order_.mutable_place_time());
+      *order_.mutable_place_time() = ToTimestamp(now_us_);
       record_.set_visible(true);
       SetState(Order::STATE_PLACED);
       facts_.push_back(Fact::kPlaced);
@@ -507,7 +502,7 @@ bool SagaRun::SettlePhase() {
       for (int i = 0; i < plan_.place_count; ++i) {
         if (!done(i)) return false;
       }
-      SetTime(now_us_, order_.mutable_end_time());
+      *order_.mutable_end_time() = ToTimestamp(now_us_);
       SetState(Order::STATE_COMPLETED);
       facts_.push_back(Fact::kCompleted);
       return true;
@@ -516,7 +511,7 @@ bool SagaRun::SettlePhase() {
       for (int i = plan_.place_count; i < all; ++i) {
         if (step(i).buyer_waits && !done(i) && !Blocked(i)) return false;
       }
-      SetTime(now_us_, order_.mutable_cancel_time());
+      *order_.mutable_cancel_time() = ToTimestamp(now_us_);
       order_.clear_end_time();
       SetState(Order::STATE_CANCELLING);
       SkipUnasked();
@@ -534,7 +529,7 @@ bool SagaRun::SettlePhase() {
         if (!step(i).in_cancel && Waiting(state) && task(i).undo_state() != TASK_STATE_DONE)
           return false;
       }
-      SetTime(now_us_, order_.mutable_end_time());
+      *order_.mutable_end_time() = ToTimestamp(now_us_);
       SetState(Order::STATE_CANCELLED);
       facts_.push_back(Fact::kCancelCompleted);
       return true;
@@ -544,7 +539,7 @@ bool SagaRun::SettlePhase() {
       for (int i = 0; i < plan_.place_count; ++i) {
         if (!Undone(i)) return false;
       }
-      SetTime(now_us_, order_.mutable_end_time());
+      *order_.mutable_end_time() = ToTimestamp(now_us_);
       SetState(Order::STATE_REJECTED);
       facts_.push_back(Fact::kRejectCompleted);
       return true;
