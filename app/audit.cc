@@ -171,7 +171,7 @@ absl::Status Auditor::ReadOrders() {
   absl::Status status = (*reader)->Scan<order::v1::StorefrontRevision>(
       order::kStorefrontRevisions,
       [&](const std::string& key, const order::v1::StorefrontRevision& revision) {
-        auto plan = flow::ParseStorefront(revision.textproto(), "");
+        auto plan = flow::ParseStorefront(revision.textproto(), "", *options_.contracts);
         if (plan.ok()) {
           plans_.emplace(key, *std::move(plan));
         } else {

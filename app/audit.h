@@ -31,6 +31,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "gaekju/order/v1/order.pb.h"
+#include "google/protobuf/descriptor.h"
 
 namespace gaekju::app {
 
@@ -40,6 +41,9 @@ struct AuditOptions {
   absl::Duration overdue = absl::Seconds(30);
   // Violations beyond so many are counted, not listed.
   int violations_max = 50;
+  // Of contexts that are not linked in and that storefronts call.
+  const google::protobuf::DescriptorPool* contracts =
+      google::protobuf::DescriptorPool::generated_pool();
 };
 
 struct AuditReport {

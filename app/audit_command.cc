@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "app/audit.h"
 #include "app/command.h"
+#include "app/contracts.h"
 #include "app/targets.h"
 
 ABSL_FLAG(absl::Duration, settle, absl::Seconds(10),
@@ -22,6 +23,9 @@ int RunAudit(const std::vector<std::string>& arguments) {
   if (!targets.ok()) return Fail("audit", targets.status().message());
   AuditOptions options;
   options.settle = absl::GetFlag(FLAGS_settle);
+  auto contracts = ContractsFromFlag();
+  if (!contracts.ok()) return Fail("audit", contracts.status().message(), 2);
+  options.contracts = *contracts;
   auto report = Audit(targets->dsns, options);
   if (!report.ok()) return Fail("audit", report.status().message());
   for (const auto& violation : report->violations) std::cout << violation.text << "\n";
@@ -57,7 +61,7 @@ Command AuditCommand() {
           "  2. A completed order holds what its flow says.       5. Every saga goes on until it "
           "ends; no orphans.\n"
           "  3. The ledger sums to zero, per order the price.     6. Views equal their sources.\n",
-      .flags = {"data", "database", "settle"},
+      .flags = {"data", "database", "settle", "contracts"},
       .run = RunAudit};
 }
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "app/command.h"
+#include "app/contracts.h"
 #include "check/explorer.h"
 #include "flow/storefront.h"
 
@@ -40,7 +41,9 @@ int CheckFile(const std::string& name, const check::Bounds& bounds) {
   std::stringstream text;
   text << file.rdbuf();
   if (!file.good()) return Fail("check", absl::StrCat("cannot read ", name), kInvalid);
-  const auto plan = flow::ParseStorefront(text.str(), name);
+  const auto contracts = ContractsFromFlag();
+  if (!contracts.ok()) return Fail("check", contracts.status().message(), kInvalid);
+  const auto plan = flow::ParseStorefront(text.str(), name, **contracts);
   if (!plan.ok()) {
     std::cerr << plan.status().message() << "\n";
     return kInvalid;
@@ -106,8 +109,9 @@ Command CheckCommand() {
               "buyer who cancels at any\n"
               "time. Exit code 0: proved within these bounds. 1: violated (the shortest trace is "
               "printed), or too many\n"
-              "states. 2: not a storefront.\n",
-          .flags = {"faults", "refusals", "cancels", "states_max"},
+              "states. 2: not a storefront, or one that calls a context of --contracts, whose "
+              "decisions are not in this program.\n",
+          .flags = {"contracts", "faults", "refusals", "cancels", "states_max"},
           .run = RunCheck};
 }
 

@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "app/command.h"
 #include "app/context_list.h"
+#include "app/contracts.h"
 #include "app/supervisor.h"
 #include "flow/check.h"
 #include "runtime/config.h"
@@ -89,6 +90,8 @@ int RunServe(const std::vector<std::string>& arguments) {
   if (absl::Status status = runtime::CheckServerConfig(config); !status.ok()) {
     return Fail("serve", status.message(), kConfigExitCode);
   }
+  if (auto contracts = ContractsFromFlag(); !contracts.ok())
+    return Fail("serve", contracts.status().message(), kConfigExitCode);
   const std::string label = absl::StrJoin(names, ",");
   if (absl::Status status = runtime::ConfigureLog(config.log_level, config.log_format);
       !status.ok()) {
@@ -169,7 +172,7 @@ Command ServeCommand() {
               "brings up to date at start. Neither PostgreSQL, NATS nor other contexts need to be "
               "there first. SIGTERM finishes what has\n"
               "begun and ends with 0. Exit code 78: the configuration is wrong.\n",
-          .flags = {"storefronts"},
+          .flags = {"storefronts", "contracts"},
           .server_flags = true,
           .run = RunServe};
 }

@@ -14,15 +14,18 @@
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "absl/flags/reflection.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "app/command.h"
 #include "app/context_list.h"
+#include "app/contracts.h"
 #include "app/embedded.h"
 #include "app/files.h"
 #include "app/ports.h"
@@ -43,6 +46,7 @@ ABSL_FLAG(std::string, postgres_directory, "",
           "where postgres and initdb are; empty: the newest of this machine");
 ABSL_FLAG(std::string, postgres_user, "postgres", "whom PostgreSQL runs as when this runs as root");
 ABSL_DECLARE_FLAG(std::string, storefronts);
+ABSL_DECLARE_FLAG(std::string, peers);
 
 namespace gaekju::app {
 namespace {
@@ -99,14 +103,13 @@ absl::StatusOr<std::vector<std::string>> PassedOnFlags() {
   for (const std::string& name : ServerFlags()) {
     const absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
     if (flag == nullptr || flag->CurrentValue() == flag->DefaultValue()) continue;
-    for (const char* own : {"listen", "database", "nats", "peers", "peer_default", "metrics"}) {
+    for (const char* own : {"listen", "database", "nats", "peer_default", "metrics"}) {
       if (name == own) {
         return absl::InvalidArgumentError(absl::StrCat(
             "--", name, " is chosen by `up` itself; to choose it, run `gaekju serve`"));
       }
     }
-    if (name != "storefronts")
-      passed.push_back(absl::StrCat("--", name, "=", flag->CurrentValue()));
+    if (name != "peers") passed.push_back(absl::StrCat("--", name, "=", flag->CurrentValue()));
   }
   return passed;
 }
@@ -182,6 +185,16 @@ absl::Status Up::Prepare() {
   }
   storefronts_ = AbsolutePath(storefronts_);
 
+  if (auto contracts = ContractsFromFlag(); !contracts.ok()) return contracts.status();
+  for (absl::string_view peer :
+       absl::StrSplit(absl::GetFlag(FLAGS_peers), ',', absl::SkipWhitespace())) {
+    const absl::string_view name = absl::StripAsciiWhitespace(peer.substr(0, peer.find('=')));
+    if (IsContext(name)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--peers: `up` itself chooses where ", name, " is; name only others"));
+    }
+  }
+
   absl::StatusOr<EmbeddedPrograms> programs =
       FindEmbeddedPrograms(absl::GetFlag(FLAGS_postgres_directory));
   if (!programs.ok()) return programs.status();
@@ -225,6 +238,9 @@ absl::Status Up::Prepare() {
                          [](std::string* out, const std::pair<const std::string, int>& peer) {
                            absl::StrAppend(out, peer.first, "=127.0.0.1:", peer.second);
                          });
+  // Contexts of --contracts, which somebody else runs.
+  if (!absl::GetFlag(FLAGS_peers).empty())
+    absl::StrAppend(&peers_, ",", absl::GetFlag(FLAGS_peers));
 
   postgres_ =
       std::make_unique<EmbeddedPostgres>(*paths_, *programs, *user, *secret, *postgres_port);
@@ -282,6 +298,8 @@ absl::Status Up::StartContexts() {
                          absl::StrCat("--metrics=127.0.0.1:", metrics_ports_[name]),
                          "--peers=" + peers_,
                          "--storefronts=" + storefronts_};
+    if (name == "order" && !ContractFiles().empty())
+      spec.process.argv.push_back("--contracts=" + absl::StrJoin(ContractFiles(), ","));
     for (const std::string& flag : passed_on_) spec.process.argv.push_back(flag);
     // By environment, because everybody may read a command line.
     spec.process.environment = {{"GAEKJU_DATABASE", postgres_->Dsn(name)},
@@ -463,8 +481,8 @@ Command UpCommand() {
               "stops all of it on Ctrl-C. The data stays in its directory; the next `gaekju up` "
               "goes on with it. Flags of\n"
               "`gaekju serve` are passed on to the contexts. DIR/up.json says what runs where.\n",
-          .flags = {"data", "port_base", "storefronts", "verbose", "demo", "postgres_directory",
-                    "postgres_user"},
+          .flags = {"data", "port_base", "storefronts", "contracts", "verbose", "demo",
+                    "postgres_directory", "postgres_user"},
           .server_flags = true,
           .run = RunUp};
 }

@@ -384,9 +384,11 @@ absl::Status Explorer::Prepare(const std::vector<const Context*>& contexts) {
     if (std::any_of(worlds_.begin(), worlds_.end(), same)) continue;
     const Context* context = ContextNamed(step.context, contexts);
     if (context == nullptr) {
-      return absl::FailedPreconditionError(absl::StrCat("step \"", step.id, "\": the deciders of ",
-                                                        step.context, " are not linked in, so \"",
-                                                        plan_.storefront, "\" cannot be explored"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("step \"", step.id, "\" calls ", step.method, ", and how ", step.context,
+                       " decides is not part of this program (its deciders are not linked in), so "
+                       "nothing can be proved of \"",
+                       plan_.storefront, "\"; the file itself is well-formed"));
     }
     if (worlds_.size() > kOtherContextsMax)
       return absl::FailedPreconditionError("too many contexts to explore");

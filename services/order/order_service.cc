@@ -23,8 +23,9 @@ std::string RevisionKey(absl::string_view storefront, absl::string_view revision
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(const std::string& directory,
-                                                                     runtime::PgOptions pg) {
+absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(
+    const std::string& directory, runtime::PgOptions pg,
+    const google::protobuf::DescriptorPool& contracts) {
   std::error_code error;
   if (!fs::is_directory(directory, error)) {
     return absl::NotFoundError(absl::StrCat("there is no directory \"", directory,
@@ -39,7 +40,7 @@ absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(const std::
     return absl::InvalidArgumentError(
         absl::StrCat("\"", directory, "\" holds no storefront (*.textproto)"));
   }
-  std::unique_ptr<StorefrontBook> book(new StorefrontBook(std::move(pg)));
+  std::unique_ptr<StorefrontBook> book(new StorefrontBook(std::move(pg), contracts));
   std::map<std::string, std::string> texts;
   std::vector<std::string> mistakes;
   for (const fs::path& path : files) {
@@ -48,7 +49,7 @@ absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(const std::
                            std::istreambuf_iterator<char>());
     if (!file.good() && !file.eof())
       return absl::UnavailableError(absl::StrCat("cannot read ", path.string()));
-    auto plan = flow::ParseStorefront(text, path.string());
+    auto plan = flow::ParseStorefront(text, path.string(), contracts);
     if (!plan.ok()) {
       mistakes.emplace_back(plan.status().message());
       continue;
@@ -96,7 +97,7 @@ absl::StatusOr<std::unique_ptr<flow::Plan>> StorefrontBook::Fetch(
                                 << ", which was never stored";
   GK_CHECK(revision.ParseFromArray(result->Bytes(0, 0).data(),
                                    static_cast<int>(result->Bytes(0, 0).size())));
-  auto plan = flow::ParseStorefront(revision.textproto(), "");
+  auto plan = flow::ParseStorefront(revision.textproto(), "", contracts_);
   GK_CHECK(plan.ok()) << revision_key
                       << " was served and cannot be read any more: " << plan.status();
   return std::make_unique<flow::Plan>(*std::move(plan));

@@ -17,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "google/protobuf/descriptor.h"
 #include "runtime/pg.h"
 #include "services/order/order.h"
 
@@ -26,10 +27,13 @@ namespace gaekju::order {
 class StorefrontBook : public PlanBook {
  public:
   // Reads every *.textproto in `directory`, and stores their revisions before any order can have
-  // them. Errors: INVALID_ARGUMENT (every mistake of every file, "<file>:<line>:<column>: …", or a
+  // them. Contexts that are not linked in are looked up in `contracts`, which outlives the book.
+  // Errors: INVALID_ARGUMENT (every mistake of every file, "<file>:<line>:<column>: …", or a
   // directory without storefronts), NOT_FOUND (no such directory), those of PgConnection.
-  static absl::StatusOr<std::unique_ptr<StorefrontBook>> Open(const std::string& directory,
-                                                              runtime::PgOptions pg);
+  static absl::StatusOr<std::unique_ptr<StorefrontBook>> Open(
+      const std::string& directory, runtime::PgOptions pg,
+      const google::protobuf::DescriptorPool& contracts =
+          *google::protobuf::DescriptorPool::generated_pool());
 
   const flow::Plan* Current(const std::string& storefront) const override;
   // Waits for the database when another replica's revision is not known here yet.
@@ -40,11 +44,13 @@ class StorefrontBook : public PlanBook {
   std::vector<std::string> Storefronts() const;
 
  private:
-  explicit StorefrontBook(runtime::PgOptions pg) : pg_(std::move(pg)) {}
+  StorefrontBook(runtime::PgOptions pg, const google::protobuf::DescriptorPool& contracts)
+      : pg_(std::move(pg)), contracts_(contracts) {}
   absl::Status Store(const std::map<std::string, std::string>& texts_by_key);
   absl::StatusOr<std::unique_ptr<flow::Plan>> Fetch(const std::string& revision_key) const;
 
   const runtime::PgOptions pg_;
+  const google::protobuf::DescriptorPool& contracts_;
   mutable std::shared_mutex mutex_;
   // Plans are never removed: orders point at them.
   mutable std::map<std::string, std::unique_ptr<const flow::Plan>>
