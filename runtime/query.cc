@@ -500,8 +500,10 @@ void QueryServer::Core::ReadPage(std::shared_ptr<Page> page) {
         job.params.PushInt(TableSql::IntOf({{field}, TableSql::Kind::kInt}, request));
         break;
       case TableSql::Kind::kBool:
-        job.params = std::move(job.params).Bool(true);
-        break;
+        // Written out, so that an index of only such rows serves it.
+        absl::StrAppend(&job.sql, glue, method.list->filters[i]);
+        glue = " AND ";
+        continue;
     }
     absl::StrAppend(&job.sql, glue, method.list->filters[i], " = $", ++n);
     glue = " AND ";

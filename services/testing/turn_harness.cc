@@ -279,12 +279,14 @@ std::vector<std::unique_ptr<Message>> TurnHarness::List(const Message& request) 
     if (method->input_type() != request.GetDescriptor()) continue;
     const FieldDescriptor* field = method->output_type()->FindFieldByName(query.response_field);
     GK_CHECK(field != nullptr && field->is_repeated()) << query.method;
+    const std::unique_ptr<Message> unset(request.New());  // an empty field does not filter
     std::vector<std::unique_ptr<Message>> out;
     for (const auto& [key, row] : Rows(*query.table)) {
       bool shown = true;
       for (const std::string& filter : query.filters) {
         const std::string wanted = ColumnText(request, filter);
-        shown = shown && (wanted.empty() || wanted == ColumnOf(*query.table, *row.body, filter));
+        const bool any = wanted == ColumnText(*unset, filter);
+        shown = shown && (any || wanted == ColumnOf(*query.table, *row.body, filter));
       }
       if (!shown) continue;
       if (auto message = Project(query, *row.body, field->message_type())) {
