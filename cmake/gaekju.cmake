@@ -84,7 +84,7 @@ function(gaekju_proto)
     message(FATAL_ERROR "These contracts are not in the SRCS of ${root}/CMakeLists.txt:\n  ${found}")
   endif()
 
-  set(imported google/api/annotations.proto google/api/field_behavior.proto google/api/http.proto
+  set(imported google/api/annotations.proto google/api/field_behavior.proto google/api/http.proto google/api/httpbody.proto
                google/rpc/code.proto google/rpc/error_details.proto google/rpc/status.proto)
   set(import_path -I${root} -I${GOOGLEAPIS_PROTO_DIR})
   foreach(dir IN LISTS Protobuf_INCLUDE_DIRS)  # google/protobuf/*.proto, where protoc does not find them by itself
