@@ -19,6 +19,8 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 CONTRACT = ROOT / "tests" / "contract"
@@ -211,6 +213,8 @@ def breaking_base():
 
 # ---------------------------------------------------------------- whole processes, by pytest
 
+WORKERS = 4  # these tests mostly wait
+
 
 class Counter:
     """A pytest plugin that counts, and tells each scenario id once its last test has ended."""
@@ -220,21 +224,29 @@ class Counter:
         self.scenarios = scenarios
         self._open = {}    # scenario id -> tests that have not ended
         self._failed = set()
+        self.results = {}  # scenario id -> whether it passed
 
     @staticmethod
     def scenario(nodeid):
         found = re.search(r"(?<![A-Z0-9])([A-Z]{2})[-_](\d{2})(?!\d)", nodeid.split("::", 1)[-1].upper())
         return f"{found.group(1)}-{found.group(2)}" if found else None
 
+    def _collected(self, nodeids):
+        for name in filter(None, map(self.scenario, nodeids)):
+            self._open[name] = self._open.get(name, 0) + 1
+
     def pytest_collection_finish(self, session):
-        for item in session.items:
-            name = self.scenario(item.nodeid)
-            if name:
-                self._open[name] = self._open.get(name, 0) + 1
+        self._collected(item.nodeid for item in session.items)
+
+    # With several workers: each collects everything.
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, node, ids):
+        if not self._open:
+            self._collected(ids)
 
     def pytest_runtest_logreport(self, report):
         name = self.scenario(report.nodeid)
-        if report.failed:
+        if report.failed or (report.skipped and name):  # a scenario that did not run has not passed
             self._failed.add(name)
             if self.scenarios:
                 print(f"{report.nodeid}\n{report.longreprtext}", file=sys.stderr, flush=True)
@@ -245,12 +257,24 @@ class Counter:
                 self.tally.skipped += 1
             elif report.when == "call":
                 self.tally.passed += 1
-        elif report.when == "teardown" and name:
+        if report.when == "teardown" and name:
             self._open[name] -= 1
             if self._open[name] == 0:
                 good = name not in self._failed
-                print(f"{name} {'pass' if good else 'fail'}", flush=True)
-                self.tally += one(good)
+                self.results[name] = good
+                if self.scenarios:
+                    print(f"{name} {'pass' if good else 'fail'}", flush=True)
+                    self.tally += one(good)
+
+    def table(self):
+        """Each scenario's result, a shop a line: 'FA  01 02 03 …', those that failed marked."""
+        lines = []
+        for shop in sorted({name[:2] for name in self.results}):
+            steps = sorted(name for name in self.results if name.startswith(shop))
+            good = sum(self.results[name] for name in steps)
+            lines.append(f"{shop}  {good} of {len(steps)} pass:  " + "  ".join(
+                f"{name} {'pass' if self.results[name] else 'FAIL'}" for name in steps))
+        return "\n".join(lines)
 
     def pytest_collectreport(self, report):
         if report.failed:
@@ -258,10 +282,11 @@ class Counter:
             print(report.longreprtext, file=sys.stderr)
 
 
-def pytest_suite(path, args, counter=None):
-    import pytest
+def pytest_suite(path, args, counter=None, workers=0):
     counter = counter or Counter()
     options = ["-p", "no:terminal"] if counter.scenarios else ["-ra", "--durations=5", "--tb=short"]
+    if workers and not {"-n", "--pdb", "-x"} & set(args):
+        options += ["-n", str(workers), "--dist", "worksteal"]
     os.environ.setdefault("GAEKJU_BINARY", str(BUILD / "release" / "app" / "gaekju"))
     os.environ.setdefault("GAEKJU_DESCRIPTOR_SET", str(BUILD / "release" / "gaekju.binpb"))
     # A folder of our own: in the one that all of a user's sessions share, the start of another takes away the permissions that
@@ -276,6 +301,8 @@ def pytest_suite(path, args, counter=None):
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # also when there was no test to run
         say(f"{path.relative_to(ROOT)}: pytest ended with {pytest.ExitCode(status).name}")
         counter.tally.failed = max(1, counter.tally.failed)
+    if counter.results and not counter.scenarios:
+        print(counter.table(), flush=True)
     return counter.tally
 
 
@@ -296,7 +323,7 @@ def grpcurl(args):
 def scenarios(prefix):
     prefix = prefix.lower().replace("-", "_")
     select = ["-k", f"{prefix} or {prefix.replace('_', '-')}"] if prefix else []
-    tally = pytest_suite(ROOT / "tests" / "acceptance", select, Counter(scenarios=True))
+    tally = pytest_suite(ROOT / "tests" / "acceptance", select, Counter(scenarios=True), WORKERS)
     return tally
 
 
@@ -311,7 +338,7 @@ SUITES = {
     "contracts": contracts,
     "buf": buf,
     "grpcurl": grpcurl,
-    "acceptance": lambda args: pytest_suite(ROOT / "tests" / "acceptance", args),
+    "acceptance": lambda args: pytest_suite(ROOT / "tests" / "acceptance", args, workers=WORKERS),
     "chaos": lambda args: pytest_suite(ROOT / "tests" / "chaos", args),
 }
 
