@@ -7,8 +7,8 @@
 namespace gaekju::app {
 
 const std::vector<std::string>& ContextNames() {
-  static const auto* const kNames =
-      new std::vector<std::string>{"order", "payment", "catalog", "store", "delivery", "view"};
+  static const auto* const kNames = new std::vector<std::string>{
+      "order", "payment", "catalog", "store", "delivery", "cart", "notification", "view"};
   return *kNames;
 }
 

@@ -15,8 +15,14 @@ namespace gaekju::delivery {
 
 using flow::Answer;
 using flow::Caller;
+using flow::Outcome;
 using flow::RowKey;
+using flow::StepRecord;
 using flow::Turn;
+using gaekju::delivery::v1::ApproveCancelRequest;
+using gaekju::delivery::v1::ApproveCancelResponse;
+using gaekju::delivery::v1::AwaitReceiptRequest;
+using gaekju::delivery::v1::AwaitReceiptResponse;
 using gaekju::delivery::v1::CancelRequest;
 using gaekju::delivery::v1::CancelResponse;
 using gaekju::delivery::v1::ConfirmReceiptRequest;
@@ -48,6 +54,7 @@ constexpr size_t kAddressSizeMax = 1024;
 Delivery Shown(const Delivery& delivery) {
   Delivery shown = delivery;
   shown.clear_step();
+  shown.clear_receipt_step();
   return shown;
 }
 
@@ -78,6 +85,19 @@ bool IsStopped(const Delivery& delivery) {
 bool HasArrived(const Delivery& delivery) {
   return delivery.state() == Delivery::STATE_DELIVERED ||
          delivery.state() == Delivery::STATE_RECEIVED;
+}
+
+// --- refusals
+
+Answer NotFound(const std::string& delivery_id) {
+  return flow::Refuse(google::rpc::NOT_FOUND, kDomain, "DELIVERY_NOT_FOUND",
+                      absl::StrCat("no delivery ", delivery_id), "delivery_id");
+}
+
+Answer RefuseStopped(const Delivery& delivery) {
+  return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "DELIVERY_CANCELLED",
+                      absl::StrCat("the delivery is ", Delivery::State_Name(delivery.state())),
+                      "delivery_id");
 }
 
 // --- the step and its undo
@@ -118,6 +138,12 @@ Answer Cancel(Delivery& delivery, Turn& turn) {
     delivery.set_state(Delivery::STATE_CANCELLED);
     EmitEvent<DeliveryCancelled>(delivery, turn);
   }
+  // Nobody will confirm the receipt any more: whoever waits for it is told.
+  if (delivery.receipt_step().outcome() == Outcome::OUTCOME_PENDING) {
+    flow::AnswerPendingStep(RefuseStopped(delivery),
+                            AwaitReceiptResponse::descriptor()->full_name(),
+                            delivery.mutable_receipt_step(), turn);
+  }
   return flow::Done(CancelResponse());
 }
 
@@ -130,17 +156,6 @@ void Void(const CancelRequest& request, Delivery& delivery, Turn& turn) {
 }
 
 // --- on the way
-
-Answer NotFound(const std::string& delivery_id) {
-  return flow::Refuse(google::rpc::NOT_FOUND, kDomain, "DELIVERY_NOT_FOUND",
-                      absl::StrCat("no delivery ", delivery_id), "delivery_id");
-}
-
-Answer RefuseStopped(const Delivery& delivery) {
-  return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "DELIVERY_CANCELLED",
-                      absl::StrCat("the delivery is ", Delivery::State_Name(delivery.state())),
-                      "delivery_id");
-}
 
 google::rpc::Status ValidateRecordProgress(const RecordProgressRequest& request) {
   return flow::FieldChecks(kDomain)
@@ -187,7 +202,79 @@ Answer ConfirmReceipt(const ConfirmReceiptRequest& request, const Caller&, Turn&
   if (!delivery.has_deliver_time())
     *delivery.mutable_deliver_time() = flow::ToTimestamp(turn.now_us());
   EmitEvent<DeliveryReceived>(delivery, turn);
+  AwaitReceiptResponse response;
+  *response.mutable_receipt_time() = flow::ToTimestamp(turn.now_us());
+  const Answer receipt = flow::Done(response);
+  if (delivery.receipt_step().outcome() == Outcome::OUTCOME_PENDING) {
+    flow::AnswerPendingStep(receipt, response.GetTypeName(), delivery.mutable_receipt_step(), turn);
+  } else {
+    flow::RecordAnswer(receipt, delivery.mutable_receipt_step());  // for a step that asks later
+  }
   return DoneWithDelivery<ConfirmReceiptResponse>(delivery);
+}
+
+// --- the step that waits for the receipt
+
+google::rpc::Status ValidateAwaitReceipt(const AwaitReceiptRequest& request) {
+  auto status = flow::ValidateStepIds(request.order_id(), request.step_id(), kDomain);
+  if (status.code() != 0) return status;
+  return flow::FieldChecks(kDomain).Key("delivery_id", request.delivery_id()).status();
+}
+
+// Its record stands in the shipment that it waits for, as `receipt_step`: without a step_id until
+// one asks, and with the receipt's answer already when the buyer came first.
+Answer AwaitReceipt(const AwaitReceiptRequest& request, const Caller& caller, Turn& turn) {
+  const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
+  if (found == nullptr || found->order_id() != request.order_id())
+    return NotFound(request.delivery_id());
+  const uint64_t fingerprint = flow::Fingerprint(request);
+  const StepRecord& asked = found->receipt_step();
+  if (asked.step_id().empty()) {
+    if (IsStopped(*found)) return RefuseStopped(*found);  // for ever, so there is nothing to record
+    StepRecord* record =
+        turn.Edit<Delivery>(kDeliveries, request.delivery_id()).mutable_receipt_step();
+    record->set_order_id(request.order_id());
+    record->set_step_id(request.step_id());
+    record->set_request_fingerprint(fingerprint);
+    record->set_reply_to(caller.reply_to);
+    if (record->outcome() == Outcome::OUTCOME_UNSPECIFIED)
+      flow::RecordAnswer(flow::Pending(), record);
+    return flow::RecordedAnswer(*record);
+  }
+  if (asked.request_fingerprint() != fingerprint) {
+    return flow::Refuse(google::rpc::ALREADY_EXISTS, kDomain, "STEP_REUSED",
+                        absl::StrCat("step ", asked.step_id(), " waits for this receipt"));
+  }
+  // As flow/step.h has it: a plain call does not take the answer from who has somewhere to send it.
+  if (asked.outcome() == Outcome::OUTCOME_PENDING && !caller.reply_to.empty() &&
+      asked.reply_to() != caller.reply_to) {
+    turn.Edit<Delivery>(kDeliveries, request.delivery_id())
+        .mutable_receipt_step()
+        ->set_reply_to(caller.reply_to);
+  }
+  return flow::RecordedAnswer(asked);
+}
+
+// --- the question before a cancel
+
+std::string ShipmentKey(const ApproveCancelRequest& request) {
+  return flow::StepKey(request.order_id(), request.shipment_step_id());
+}
+
+google::rpc::Status ValidateApproveCancel(const ApproveCancelRequest& request) {
+  auto status = flow::ValidateStepIds(request.order_id(), request.step_id(), kDomain);
+  if (status.code() != 0) return status;
+  return flow::FieldChecks(kDomain).Id("shipment_step_id", request.shipment_step_id()).status();
+}
+
+// Holds nothing back: what is delivered between this answer and the cancel is returned.
+Answer ApproveCancel(const ApproveCancelRequest& request, const Caller&, Turn& turn) {
+  const Delivery* found = turn.Find<Delivery>(kDeliveries, ShipmentKey(request));
+  if (found != nullptr && found->has_deliver_time()) {
+    return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "DELIVERY_DELIVERED",
+                        "the delivery has arrived; it cannot be stopped any more");
+  }
+  return flow::Done(ApproveCancelResponse());
 }
 
 template <class Request>
@@ -206,6 +293,15 @@ flow::Context MakeContext() {
                                                 /*more_keys=*/nullptr, Start),
       flow::UndoHandler<Delivery, CancelRequest>(absl::StrCat(kDomain, ".Cancel"), kDeliveries,
                                                  /*held_rows=*/nullptr, Cancel, Void),
+      std::make_shared<flow::FunctionHandler<AwaitReceiptRequest>>(
+          absl::StrCat(kDomain, ".AwaitReceipt"), ValidateAwaitReceipt,
+          DeliveryKey<AwaitReceiptRequest>, AwaitReceipt),
+      std::make_shared<flow::FunctionHandler<ApproveCancelRequest>>(
+          absl::StrCat(kDomain, ".ApproveCancel"), ValidateApproveCancel,
+          [](const ApproveCancelRequest& request, const Caller&, std::vector<RowKey>* keys) {
+            keys->push_back({&kDeliveries, ShipmentKey(request)});
+          },
+          ApproveCancel),
       std::make_shared<flow::FunctionHandler<RecordProgressRequest>>(
           absl::StrCat(kDomain, ".RecordProgress"), ValidateRecordProgress,
           DeliveryKey<RecordProgressRequest>, RecordProgress),

@@ -5,6 +5,7 @@
 
 #include <map>
 #include <random>
+#include <set>
 
 #include "flow/values.h"
 #include "gaekju/delivery/v1/delivery_events.pb.h"
@@ -19,6 +20,9 @@ namespace gaekju::delivery {
 namespace {
 
 using flow::Answer;
+using gaekju::delivery::v1::ApproveCancelRequest;
+using gaekju::delivery::v1::AwaitReceiptRequest;
+using gaekju::delivery::v1::AwaitReceiptResponse;
 using gaekju::delivery::v1::CancelRequest;
 using gaekju::delivery::v1::ConfirmReceiptRequest;
 using gaekju::delivery::v1::ConfirmReceiptResponse;
@@ -67,6 +71,29 @@ ConfirmReceiptRequest Receive(const std::string& customer_id = "",
   request.set_delivery_id(delivery_id);
   request.set_customer_id(customer_id);
   return request;
+}
+
+AwaitReceiptRequest Await(const std::string& order_id = "o1",
+                          const std::string& step_id = "receive") {
+  AwaitReceiptRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
+  request.set_delivery_id(order_id + "/ship");
+  return request;
+}
+
+ApproveCancelRequest Ask(const std::string& order_id = "o1") {
+  ApproveCancelRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id("ask");
+  request.set_shipment_step_id("ship");
+  return request;
+}
+
+flow::Caller From(const std::string& reply_to) {
+  flow::Caller caller;
+  caller.reply_to = reply_to;
+  return caller;
 }
 
 std::string FieldOf(const Answer& answer) {
@@ -195,6 +222,7 @@ TEST_F(DeliveryTest, Transitions) {
   const auto progress_delivered = Progress(Delivery::STATE_DELIVERED);
   const auto receive = Receive("cust1");
   const auto cancel = Cancel();
+  const auto ask = Ask();
   using S = Delivery;
   struct Case {
     Delivery::State given;
@@ -228,6 +256,12 @@ TEST_F(DeliveryTest, Transitions) {
       {S::STATE_RECEIVED, &cancel, S::STATE_RETURNING, "", "DeliveryReturned"},
       {S::STATE_CANCELLED, &cancel, S::STATE_CANCELLED, "", ""},
       {S::STATE_RETURNING, &cancel, S::STATE_RETURNING, "", ""},
+      {S::STATE_STARTED, &ask, S::STATE_STARTED, "", ""},
+      {S::STATE_IN_TRANSIT, &ask, S::STATE_IN_TRANSIT, "", ""},
+      {S::STATE_DELIVERED, &ask, S::STATE_DELIVERED, "DELIVERY_DELIVERED", ""},
+      {S::STATE_RECEIVED, &ask, S::STATE_RECEIVED, "DELIVERY_DELIVERED", ""},
+      {S::STATE_CANCELLED, &ask, S::STATE_CANCELLED, "", ""},
+      {S::STATE_RETURNING, &ask, S::STATE_RETURNING, "DELIVERY_DELIVERED", ""},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(absl::StrCat(Delivery::State_Name(c.given), ", ", c.when->ShortDebugString()));
@@ -306,14 +340,138 @@ TEST_F(DeliveryTest, AStartAfterItsCancelIsRefused) {
   EXPECT_EQ(Row().state(), Delivery::STATE_CANCELLED);
 }
 
+// A shipment that never began may be stopped, and the question leaves nothing behind.
+TEST_F(DeliveryTest, TheQuestionBeforeACancelChangesNothing) {
+  EXPECT_EQ(deliveries_.Call(Ask()).kind, Answer::Kind::kDone);
+  EXPECT_THAT(deliveries_.Rows(kDeliveries), IsEmpty());
+  EXPECT_EQ(deliveries_.Call(Start()).kind, Answer::Kind::kDone);
+  // It is a question: the same one is answered as things stand.
+  EXPECT_EQ(deliveries_.Call(Ask()).kind, Answer::Kind::kDone);
+  deliveries_.Call(Progress(Delivery::STATE_DELIVERED));
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Ask()).status), "DELIVERY_DELIVERED");
+  for (const char* field : {"order_id", "step_id", "shipment_step_id"}) {
+    ApproveCancelRequest request = Ask();
+    request.GetReflection()->ClearField(&request, request.GetDescriptor()->FindFieldByName(field));
+    EXPECT_EQ(FieldOf(deliveries_.Call(request)), field);
+  }
+}
+
+TEST_F(DeliveryTest, TheReceiptAnswersTheStepThatWaits) {  // MK: 배송완료 by the member
+  Given(Delivery::STATE_STARTED);
+  EXPECT_EQ(deliveries_.Call(Await(), From("order")).kind, Answer::Kind::kPending);
+  EXPECT_EQ(deliveries_.Call(Await(), From("order")).kind, Answer::Kind::kPending);
+  EXPECT_EQ(deliveries_.written_count(), 0) << "asked again";
+  deliveries_.Call(Progress(Delivery::STATE_DELIVERED));
+  EXPECT_EQ(deliveries_.TakeEnvelopes().size(), 1u) << "delivered is not received";
+  deliveries_.now_us += 1000000;
+  deliveries_.Call(Receive());
+  const auto envelopes = deliveries_.TakeEnvelopes();
+  ASSERT_EQ(envelopes.size(), 2u);
+  EXPECT_EQ(envelopes[0].type, "gaekju.delivery.v1.DeliveryReceived");
+  EXPECT_EQ(envelopes[1].kind, flow::Envelope::Kind::kAnswer);
+  EXPECT_EQ(envelopes[1].to, "order");
+  EXPECT_EQ(envelopes[1].order_id, "o1");
+  EXPECT_EQ(envelopes[1].step_id, "receive");
+  EXPECT_FALSE(envelopes[1].undo);
+  EXPECT_EQ(envelopes[1].outcome, flow::Outcome::OUTCOME_DONE);
+  EXPECT_EQ(envelopes[1].type, "gaekju.delivery.v1.AwaitReceiptResponse");
+  AwaitReceiptResponse response;
+  ASSERT_TRUE(response.ParseFromString(envelopes[1].payload));
+  EXPECT_EQ(flow::ToMicros(response.receipt_time()), deliveries_.now_us);
+  deliveries_.now_us += 1000000;
+  EXPECT_EQ(deliveries_.Call(Await(), From("order")).payload, envelopes[1].payload);
+  deliveries_.Call(Receive());
+  EXPECT_THAT(deliveries_.TakeEnvelopes(), IsEmpty());
+}
+
+TEST_F(DeliveryTest, AStepThatAsksAfterTheReceiptIsDoneAtOnce) {
+  Given(Delivery::STATE_RECEIVED);
+  const int64_t receipt_time_us = deliveries_.now_us;
+  deliveries_.now_us += 1000000;
+  for (int i = 0; i < 2; ++i) {
+    const Answer answer = deliveries_.Call(Await(), From("order"));
+    ASSERT_EQ(answer.kind, Answer::Kind::kDone);
+    AwaitReceiptResponse response;
+    ASSERT_TRUE(response.ParseFromString(answer.payload));
+    EXPECT_EQ(flow::ToMicros(response.receipt_time()), receipt_time_us);
+  }
+  EXPECT_EQ(deliveries_.written_count(), 0) << "the second time";
+  EXPECT_THAT(deliveries_.TakeEnvelopes(), IsEmpty());
+  // What has been received stays so for the saga, also when it comes back.
+  deliveries_.Call(Cancel());
+  EXPECT_EQ(deliveries_.Call(Await()).kind, Answer::Kind::kDone);
+}
+
+TEST_F(DeliveryTest, AShipmentThatIsStoppedRefusesTheStepThatWaits) {
+  for (const bool arrived : {false, true}) {
+    Given(arrived ? Delivery::STATE_DELIVERED : Delivery::STATE_STARTED);
+    deliveries_.Call(Await(), From("order"));
+    EXPECT_EQ(deliveries_.Call(Cancel()).kind, Answer::Kind::kDone);
+    const auto envelopes = deliveries_.TakeEnvelopes();
+    ASSERT_EQ(envelopes.size(), 2u);
+    EXPECT_EQ(envelopes[1].kind, flow::Envelope::Kind::kAnswer);
+    EXPECT_EQ(envelopes[1].to, "order");
+    EXPECT_EQ(envelopes[1].step_id, "receive");
+    EXPECT_EQ(envelopes[1].outcome, flow::Outcome::OUTCOME_REFUSED);
+    google::rpc::Status status;
+    ASSERT_TRUE(status.ParseFromString(envelopes[1].payload));
+    EXPECT_EQ(flow::ReasonOf(status), "DELIVERY_CANCELLED");
+    deliveries_.Call(Cancel());
+    EXPECT_THAT(deliveries_.TakeEnvelopes(), IsEmpty());
+    EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Await()).status), "DELIVERY_CANCELLED");
+  }
+}
+
+TEST_F(DeliveryTest, NobodyWaitsForAStoppedShipment) {
+  for (const auto state : {Delivery::STATE_CANCELLED, Delivery::STATE_RETURNING}) {
+    Given(state);
+    const Answer answer = deliveries_.Call(Await(), From("order"));
+    EXPECT_EQ(answer.status.code(), google::rpc::FAILED_PRECONDITION);
+    EXPECT_EQ(flow::ReasonOf(answer.status), "DELIVERY_CANCELLED");
+    EXPECT_EQ(deliveries_.written_count(), 0);
+  }
+  deliveries_.Clear();
+  deliveries_.Call(Cancel());  // came first
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Await()).status), "DELIVERY_CANCELLED");
+}
+
+TEST_F(DeliveryTest, OnlyTheOrdersOwnShipmentIsWaitedFor) {
+  Given(Delivery::STATE_STARTED);
+  AwaitReceiptRequest request = Await("o2");
+  for (const char* delivery_id : {"o2/ship", "o1/ship"}) {
+    request.set_delivery_id(delivery_id);
+    EXPECT_EQ(flow::ReasonOf(deliveries_.Call(request).status), "DELIVERY_NOT_FOUND");
+  }
+  request.clear_delivery_id();
+  EXPECT_EQ(FieldOf(deliveries_.Call(request)), "delivery_id");
+  request.clear_step_id();
+  EXPECT_EQ(FieldOf(deliveries_.Call(request)), "step_id");
+  EXPECT_FALSE(Row().has_receipt_step());
+}
+
+TEST_F(DeliveryTest, TheAnswerGoesToWhoAskedLastAndOneStepWaits) {
+  Given(Delivery::STATE_STARTED);
+  deliveries_.Call(Await());  // a plain call: nowhere to answer
+  deliveries_.Call(Await(), From("order"));
+  deliveries_.Call(Await());
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Await("o1", "other"), From("nobody")).status),
+            "STEP_REUSED");
+  deliveries_.Call(Receive());
+  const auto envelopes = deliveries_.TakeEnvelopes();
+  ASSERT_EQ(envelopes.size(), 2u);
+  EXPECT_EQ(envelopes[1].to, "order");
+}
+
 TEST_F(DeliveryTest, ReadsShowShipmentsWithoutTheSagasRecord) {
   deliveries_.Call(Start("o1"));
   deliveries_.Call(Start("o2"));
+  deliveries_.Call(Await("o1"));
   GetDeliveryRequest get;
   get.set_delivery_id("o1/ship");
   const auto found = deliveries_.Get(get);
   ASSERT_NE(found, nullptr);
   EXPECT_FALSE(static_cast<const Delivery&>(*found).has_step());
+  EXPECT_FALSE(static_cast<const Delivery&>(*found).has_receipt_step());
   ListDeliveriesRequest list;
   list.set_customer_id("cust1");
   const auto listed = deliveries_.List(list);
@@ -325,7 +483,7 @@ TEST_F(DeliveryTest, ReadsShowShipmentsWithoutTheSagasRecord) {
   EXPECT_THAT(deliveries_.List(list), IsEmpty());
 }
 
-// Any order of starts, cancels, reports, receipts and repeats.
+// Any order of starts, cancels, reports, receipts, steps that wait for them, and repeats.
 TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
   for (const uint64_t seed : testing::Seeds(300)) {
     SCOPED_TRACE(testing::Replay(seed));
@@ -333,13 +491,14 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
     testing::TurnHarness deliveries(DeliveryContext());
     std::map<std::string, Delivery::State> before;
     std::map<std::string, int> told;
+    std::set<std::string> waits;  // shipments whose receipt a step was told to wait for
     for (int turn = 0; turn < 30; ++turn) {
       std::vector<std::unique_ptr<google::protobuf::Message>> requests;
       std::vector<const google::protobuf::Message*> batch;
       for (int i = testing::Pick(random, 4); i >= 0; --i) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
         const std::string key = order_id + "/ship";
-        switch (testing::Pick(random, 8)) {
+        switch (testing::Pick(random, 10)) {
           case 0:
             requests.push_back(std::make_unique<CancelRequest>(Cancel(order_id)));
             break;
@@ -354,14 +513,33 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
             requests.push_back(
                 std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_IN_TRANSIT, key)));
             break;
+          case 4:
+            requests.push_back(std::make_unique<ApproveCancelRequest>(Ask(order_id)));
+            break;
+          case 5:
+          case 6:
+            requests.push_back(std::make_unique<AwaitReceiptRequest>(Await(order_id)));
+            break;
           default:
             requests.push_back(std::make_unique<StartRequest>(Start(order_id)));
         }
         batch.push_back(requests.back().get());
       }
-      deliveries.CallTogether(batch);
-      for (const std::string& event : deliveries.TakeEvents())
-        ++told[event.substr(0, event.find('@'))];
+      std::vector<testing::TurnHarness::Item> items;
+      for (const auto* request : batch)
+        items.push_back({&deliveries.HandlerFor(*request), request, From("order")});
+      const auto answers = deliveries.RunTurn(items);
+      for (size_t i = 0; i < items.size(); ++i) {
+        const auto* await = dynamic_cast<const AwaitReceiptRequest*>(items[i].request);
+        if (await != nullptr && answers[i].kind == Answer::Kind::kPending)
+          waits.insert(await->delivery_id());
+      }
+      for (const flow::Envelope& envelope : deliveries.TakeEnvelopes()) {
+        const std::string key = envelope.order_id + "/ship";
+        const bool answer = envelope.kind == flow::Envelope::Kind::kAnswer;
+        ++told[absl::StrCat(answer ? "answer" : envelope.type.substr(envelope.type.rfind('.') + 1),
+                            " ", key)];
+      }
       for (const auto& [key, row] : deliveries.Rows(kDeliveries)) {
         const auto& delivery = static_cast<const Delivery&>(*row.body);
         const bool stopped = delivery.state() == Delivery::STATE_CANCELLED ||
@@ -380,6 +558,13 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
             << key;
         ASSERT_LE(told["DeliveryProgressed " + key], 2) << key;
         ASSERT_LE(told["DeliveryReceived " + key], 1) << key;
+        // Whoever waits is answered once, when it is received or stopped, and as things then stand.
+        const auto outcome = delivery.receipt_step().outcome();
+        const bool received = told["DeliveryReceived " + key] == 1;
+        const bool pending = outcome == flow::Outcome::OUTCOME_PENDING;
+        ASSERT_EQ(told["answer " + key], waits.contains(key) && !pending ? 1 : 0) << key;
+        ASSERT_FALSE(pending && (received || stopped)) << key;
+        ASSERT_EQ(outcome == flow::Outcome::OUTCOME_DONE, received) << key;
       }
     }
   }

@@ -1,7 +1,9 @@
 #include "services/payment/payment.h"
 
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "flow/step.h"
@@ -14,13 +16,17 @@ namespace gaekju::payment {
 
 using flow::Answer;
 using flow::Caller;
+using flow::RowKey;
 using flow::Turn;
 using gaekju::payment::v1::CaptureRequest;
 using gaekju::payment::v1::CaptureResponse;
 using gaekju::payment::v1::LedgerEntry;
+using gaekju::payment::v1::MissingMethod;
 using gaekju::payment::v1::Payment;
 using gaekju::payment::v1::PaymentCaptured;
 using gaekju::payment::v1::PaymentRefunded;
+using gaekju::payment::v1::PayRequest;
+using gaekju::payment::v1::PayResponse;
 using gaekju::payment::v1::RefundRequest;
 using gaekju::payment::v1::RefundResponse;
 using google::protobuf::Message;
@@ -89,7 +95,25 @@ google::rpc::Status ValidateCapture(const CaptureRequest& request) {
       .Reference("customer_id", request.customer_id())
       .Money("amount", request.amount(), /*minor_units_min=*/1)
       .Text("payment_method", request.payment_method(), kPaymentMethodSizeMax)
+      .That(v1::MissingMethod_IsValid(request.missing_method()), "missing_method",
+            "is not a MissingMethod")
       .status();
+}
+
+Answer Decline() {
+  return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "PAYMENT_DECLINED",
+                      "the payment was declined", "payment_method");
+}
+
+// Takes the money. REQUIRES: all but the state of the payment is set.
+Answer TakeMoney(Payment& payment, Turn& turn) {
+  payment.set_state(Payment::STATE_CAPTURED);
+  *payment.mutable_capture_time() = flow::ToTimestamp(turn.now_us());
+  Move(payment, "capture", CustomerAccount(payment), kMerchantAccount, turn);
+  EmitEvent<PaymentCaptured>(payment, turn);
+  CaptureResponse response;
+  response.set_payment_id(payment.payment_id());
+  return flow::Done(response);
 }
 
 Answer Capture(const CaptureRequest& request, const Caller&, Payment& payment, Turn& turn) {
@@ -100,16 +124,14 @@ Answer Capture(const CaptureRequest& request, const Caller&, Payment& payment, T
   payment.set_payment_method(request.payment_method());
   if (request.payment_method() == kDeclinedMethod) {
     payment.set_state(Payment::STATE_DECLINED);
-    return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "PAYMENT_DECLINED",
-                        "the payment was declined", "payment_method");
+    return Decline();
   }
-  payment.set_state(Payment::STATE_CAPTURED);
-  *payment.mutable_capture_time() = flow::ToTimestamp(turn.now_us());
-  Move(payment, "capture", CustomerAccount(payment), kMerchantAccount, turn);
-  EmitEvent<PaymentCaptured>(payment, turn);
-  CaptureResponse response;
-  response.set_payment_id(payment.payment_id());
-  return flow::Done(response);
+  if (request.payment_method().empty() &&
+      request.missing_method() == MissingMethod::MISSING_METHOD_AWAIT) {
+    payment.set_state(Payment::STATE_AWAITED);
+    return flow::Pending();
+  }
+  return TakeMoney(payment, turn);
 }
 
 Answer Refund(Payment& payment, Turn& turn) {
@@ -121,13 +143,54 @@ Answer Refund(Payment& payment, Turn& turn) {
   return flow::Done(RefundResponse());
 }
 
-// Nothing was captured: a declined payment stays declined, one that never came leaves a tombstone.
-// No money, so no event.
+// Nothing was captured: a declined payment stays declined; one that is awaited, or never came, is
+// void from now on. No money, so no event.
 void Void(const RefundRequest& request, Payment& payment, Turn&) {
   if (payment.state() == Payment::STATE_DECLINED) return;
   payment.set_payment_id(flow::StepKey(request.order_id(), request.step_id()));
   payment.set_order_id(request.order_id());
   payment.set_state(Payment::STATE_VOIDED);
+}
+
+// --- the buyer pays later
+
+google::rpc::Status ValidatePay(const PayRequest& request) {
+  return flow::FieldChecks(kDomain)
+      .Key("payment_id", request.payment_id())
+      .That(!request.payment_method().empty(), "payment_method", "must be set")
+      .Text("payment_method", request.payment_method(), kPaymentMethodSizeMax)
+      .status();
+}
+
+Answer DoneWithPayment(const Payment& payment) {
+  PayResponse response;
+  *response.mutable_payment() = Shown(payment);
+  return flow::Done(response);
+}
+
+Answer Pay(const PayRequest& request, const Caller&, Turn& turn) {
+  const Payment* found = turn.Find<Payment>(kPayments, request.payment_id());
+  // Somebody else's payment is none, so that ids tell strangers nothing.
+  if (found == nullptr ||
+      (!request.customer_id().empty() && request.customer_id() != found->customer_id())) {
+    return flow::Refuse(google::rpc::NOT_FOUND, kDomain, "PAYMENT_NOT_FOUND",
+                        absl::StrCat("no payment ", request.payment_id()), "payment_id");
+  }
+  // Paid is paid, however it is asked to be paid again.
+  if (found->state() == Payment::STATE_CAPTURED) return DoneWithPayment(*found);
+  if (found->state() != Payment::STATE_AWAITED) {
+    return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "PAYMENT_NOT_AWAITED",
+                        absl::StrCat("the payment is ", Payment::State_Name(found->state())),
+                        "payment_id");
+  }
+  // Not recorded, unlike a declined capture: the buyer takes another card.
+  if (request.payment_method() == kDeclinedMethod) return Decline();
+  Payment& payment = turn.Edit<Payment>(kPayments, request.payment_id());
+  payment.set_payment_method(request.payment_method());
+  const Answer step_answer = TakeMoney(payment, turn);
+  flow::AnswerPendingStep(step_answer, CaptureResponse::descriptor()->full_name(),
+                          payment.mutable_step(), turn);
+  return DoneWithPayment(payment);
 }
 
 flow::Context MakeContext() {
@@ -140,6 +203,12 @@ flow::Context MakeContext() {
                                                  ValidateCapture, /*more_keys=*/nullptr, Capture),
       flow::UndoHandler<Payment, RefundRequest>(absl::StrCat(kDomain, ".Refund"), kPayments,
                                                 /*held_rows=*/nullptr, Refund, Void),
+      std::make_shared<flow::FunctionHandler<PayRequest>>(
+          absl::StrCat(kDomain, ".Pay"), ValidatePay,
+          [](const PayRequest& request, const Caller&, std::vector<RowKey>* keys) {
+            keys->push_back({&kPayments, request.payment_id()});
+          },
+          Pay),
   };
   context.gets = {
       {absl::StrCat(kDomain, ".GetPayment"), &kPayments, "payment_id", "payment", Show}};
