@@ -2,15 +2,19 @@
 
 #include <utility>
 
+#include "app/cart_migrations.h"
 #include "app/catalog_migrations.h"
 #include "app/delivery_migrations.h"
+#include "app/notification_migrations.h"
 #include "app/order_migrations.h"
 #include "app/payment_migrations.h"
 #include "app/store_migrations.h"
 #include "app/view_migrations.h"
 #include "flow/check.h"
+#include "services/cart/cart.h"
 #include "services/catalog/catalog.h"
 #include "services/delivery/delivery.h"
+#include "services/notification/notification.h"
 #include "services/order/order.h"
 #include "services/order/order_service.h"
 #include "services/payment/payment.h"
@@ -85,6 +89,9 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
   is("catalog", catalog::CatalogMigrations(), Plain(catalog::CatalogContext));
   is("store", store::StoreMigrations(), Plain(store::StoreContext));
   is("delivery", delivery::DeliveryMigrations(), Plain(delivery::DeliveryContext));
+  is("cart", cart::CartMigrations(), Plain(cart::CartContext));
+  is("notification", notification::NotificationMigrations(),
+     Plain(notification::NotificationContext));
   is("view", view::ViewMigrations(), Plain(view::ViewContext));
   if (name == "order") spec.observe = ObserveOrders;
   GK_CHECK(spec.make != nullptr) << name;
