@@ -223,7 +223,7 @@ class Cluster:
 
 
 class House:
-    """Six contexts, their databases and their bus. Not started until start()."""
+    """Every context, their databases and their bus. Not started until start()."""
 
     def __init__(self, cluster, folder, storefronts=(), flags=None):
         """`storefronts`: files that the order context serves. `flags`: context -> more flags for its process."""

@@ -71,10 +71,16 @@ def _load(name):
 storefront_pb = _load("storefront.v1.storefront_pb2")
 type_pb = _load("type.v1.type_pb2")
 step_pb = _load("flow.v1.step_pb2")
+assignment_pb = _load("assignment.v1.assignment_pb2")
+assignment_service = _load("assignment.v1.assignment_service_pb2")
+cart_pb = _load("cart.v1.cart_pb2")
+cart_service = _load("cart.v1.cart_service_pb2")
 catalog_pb = _load("catalog.v1.catalog_pb2")
 catalog_service = _load("catalog.v1.catalog_service_pb2")
 delivery_pb = _load("delivery.v1.delivery_pb2")
 delivery_service = _load("delivery.v1.delivery_service_pb2")
+notification_pb = _load("notification.v1.notification_pb2")
+notification_service = _load("notification.v1.notification_service_pb2")
 order_pb = _load("order.v1.order_pb2")
 order_service = _load("order.v1.order_service_pb2")
 payment_pb = _load("payment.v1.payment_pb2")
@@ -83,19 +89,24 @@ store_pb = _load("store.v1.store_pb2")
 store_service = _load("store.v1.store_service_pb2")
 view_pb = _load("view.v1.view_pb2")
 view_service = _load("view.v1.view_service_pb2")
-for _events in ("catalog", "delivery", "order", "payment", "store"):
+for _events in ("assignment", "cart", "catalog", "delivery", "notification", "order", "payment", "store"):
     _load(f"{_events}.v1.{_events}_events_pb2")
 
 # context -> the class of its client stub
 CLIENTS = {
+    "assignment": _load("assignment.v1.assignment_service_pb2_grpc").AssignmentServiceStub,
+    "cart": _load("cart.v1.cart_service_pb2_grpc").CartServiceStub,
     "catalog": _load("catalog.v1.catalog_service_pb2_grpc").CatalogServiceStub,
     "delivery": _load("delivery.v1.delivery_service_pb2_grpc").DeliveryServiceStub,
+    "notification": _load("notification.v1.notification_service_pb2_grpc").NotificationServiceStub,
     "order": _load("order.v1.order_service_pb2_grpc").OrderServiceStub,
     "payment": _load("payment.v1.payment_service_pb2_grpc").PaymentServiceStub,
     "store": _load("store.v1.store_service_pb2_grpc").StoreServiceStub,
     "view": _load("view.v1.view_service_pb2_grpc").ViewServiceStub,
 }
-CONTEXTS = tuple(CLIENTS)
+# Those that the program serves.
+_served = (ROOT / "app" / "context_names.cc").read_text()
+CONTEXTS = tuple(context for context in CLIENTS if f'"{context}"' in _served)
 
 
 def message_class(full_name):
