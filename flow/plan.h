@@ -22,10 +22,19 @@ struct FieldCopy {
   const google::protobuf::FieldDescriptor* target = nullptr;
 };
 
-// A step of `place`, or a step of `cancel` that is not an undo.
+// When a word of the shop holds, or a notice is sent: one of the three is set.
+struct PlanTrigger {
+  gaekju::storefront::v1::Stage stage = gaekju::storefront::v1::STAGE_UNSPECIFIED;
+  int done = -1;    // index in Plan::steps, of a step of place or cancel
+  int undone = -1;  // index in Plan::steps, of a place step
+};
+
+// A step of `place`, a step of `cancel` that is not an undo, or a notice.
 struct PlanStep {
   std::string id;
   bool in_cancel = false;
+  bool is_notice = false;
+  PlanTrigger when;         // only of a notice, which waits for this instead of `after`
   std::string context;      // "payment"
   std::string method;       // full name
   std::string undo_method;  // full name; empty: nothing to undo
@@ -56,27 +65,40 @@ struct PlanUndo {
 
 // A shop's word for where an order stands.
 struct PlanStatus {
-  gaekju::storefront::v1::Stage stage = gaekju::storefront::v1::STAGE_UNSPECIFIED;
-  int done = -1;    // index in Plan::steps
-  int undone = -1;  // index in Plan::steps, of a place step
+  PlanTrigger when;
   std::string code;
   std::string ko;
   std::string en;
 };
 
-// A storefront's revision. Invariants: the steps of place come first; `after` has no cycle; at
-// least one place step.
+// A field of the order that the buyer has to give, because a step's request requires it.
+struct PlanInput {
+  const google::protobuf::FieldDescriptor* field = nullptr;  // of gaekju.order.v1.Order
+  std::string step;                                          // the first that needs it
+};
+
+// A storefront's revision. Invariants: the steps of place come first, then those of cancel, then
+// the notices; `after` has no cycle; at least one place step.
 struct Plan {
   std::string storefront;
   std::string revision;  // 16 hex digits: FNV-1a of the file's text
   std::string currency_code;
-  std::vector<PlanStep> steps;  // place_count of place, then those of cancel
+  std::vector<PlanStep> steps;  // place_count of place, then those of cancel, then notice_count
   int place_count = 0;
+  int notice_count = 0;
   bool has_cancel = false;
   std::vector<PlanUndo> cancel_undos;
+  // Once one of these is done it is too late to cancel: indexes in `steps`, of place steps.
+  std::vector<int> unless_done;
+  // What a caller is told whom a step keeps waiting in vain; without words when the file has none.
+  gaekju::type::v1::LocalizedText place_try_later;
+  gaekju::type::v1::LocalizedText cancel_try_later;
   std::vector<PlanStatus> statuses;
+  std::vector<PlanInput> inputs;      // by field number, each field once
   bool rejected_is_readable = false;  // has a word for Stage REJECTED
 
+  // The steps before this are asked because the order needs them; those from it on are notices.
+  int flow_count() const { return static_cast<int>(steps.size()) - notice_count; }
   int StepIndex(const std::string& id) const {
     for (size_t i = 0; i < steps.size(); ++i) {
       if (steps[i].id == id) return static_cast<int>(i);

@@ -22,39 +22,6 @@ using order::v1::Order;
 
 // ---- what can supply a field
 
-// Fields that are the same whenever the saga asks: what the buyer gave, and what was fixed when the
-// order was first seen.
-bool IsFixedInOrder(const FieldDescriptor& field) {
-  switch (field.number()) {
-    case Order::kTotalFieldNumber:
-    case Order::kStateFieldNumber:
-    case Order::kStatusCodeFieldNumber:
-    case Order::kStatusTextFieldNumber:
-    case Order::kPlaceTimeFieldNumber:
-    case Order::kCancelTimeFieldNumber:
-    case Order::kEndTimeFieldNumber:
-    case Order::kRejectReasonFieldNumber:
-      return false;
-    default:
-      return true;
-  }
-}
-
-// Whether the bytes of one field mean the same in the other. By name: the two may be of different
-// pools.
-bool SameType(const FieldDescriptor& a, const FieldDescriptor& b) {
-  if (a.type() != b.type() || a.is_repeated() != b.is_repeated() || a.is_map() != b.is_map())
-    return false;
-  if (a.is_map()) {
-    return SameType(*a.message_type()->map_key(), *b.message_type()->map_key()) &&
-           SameType(*a.message_type()->map_value(), *b.message_type()->map_value());
-  }
-  if (a.message_type() != nullptr)
-    return a.message_type()->full_name() == b.message_type()->full_name();
-  if (a.enum_type() != nullptr) return a.enum_type()->full_name() == b.enum_type()->full_name();
-  return true;
-}
-
 // A message whose fields may supply those of a request.
 struct Source {
   FieldCopy::From from = FieldCopy::From::kOrder;
@@ -86,6 +53,8 @@ std::vector<int> Awaited(const Plan& plan, int step) {
     }
   };
   visit(plan.steps[step].after);
+  const int told = plan.steps[step].when.done;
+  if (told >= 0 && !plan.steps[told].in_cancel) visit({told});
   for (size_t i = 0; i < found.size(); ++i) visit(plan.steps[found[i]].after);
   return found;
 }
@@ -109,12 +78,13 @@ std::string FieldList(const Source& source) {
 int StepThatAnswers(const Plan& plan, const FieldDescriptor& field, int step) {
   for (int i = 0; i < static_cast<int>(plan.steps.size()); ++i) {
     const PlanStep& other = plan.steps[i];
-    if (i == step || other.in_cancel != plan.steps[step].in_cancel || other.response == nullptr) {
+    if (i == step || other.is_notice || other.in_cancel != plan.steps[step].in_cancel ||
+        other.response == nullptr) {
       continue;
     }
     if (absl::c_linear_search(Awaited(plan, i), step)) continue;
     const FieldDescriptor* source = other.response->FindFieldByName(std::string(field.name()));
-    if (source != nullptr && SameType(*source, field)) return i;
+    if (source != nullptr && IsSameType(*source, field)) return i;
   }
   return -1;
 }
@@ -146,10 +116,13 @@ std::string Unsupplied(const Plan& plan, const std::vector<Source>& sources,
   }
   const int other = StepThatAnswers(plan, field, step);
   if (other >= 0) {
-    absl::StrAppend(&text, "Write after: ", Quoted(plan.steps[other].id), ", which answers ", name);
+    absl::StrAppend(&text, plan.steps[step].is_notice ? "Write done: " : "Write after: ",
+                    Quoted(plan.steps[other].id), ", which answers ", name);
   } else {
-    absl::StrAppend(&text, "Wait for a step that answers ", name,
-                    ", or write with { [type.googleapis.com/",
+    absl::StrAppend(&text,
+                    plan.steps[step].is_notice ? "Tell of a step of place that answers "
+                                               : "Wait for a step that answers ",
+                    name, ", or write with { [type.googleapis.com/",
                     plan.steps[step].request->full_name(), "] { ", name, ": … } }");
   }
   return text;
@@ -249,6 +222,35 @@ std::string SerializeDeterministically(const google::protobuf::Message& message)
 
 }  // namespace
 
+bool IsFixedInOrder(const FieldDescriptor& field) {
+  switch (field.number()) {
+    case Order::kTotalFieldNumber:
+    case Order::kStateFieldNumber:
+    case Order::kStatusCodeFieldNumber:
+    case Order::kStatusTextFieldNumber:
+    case Order::kPlaceTimeFieldNumber:
+    case Order::kCancelTimeFieldNumber:
+    case Order::kEndTimeFieldNumber:
+    case Order::kRejectReasonFieldNumber:
+      return false;
+    default:
+      return true;
+  }
+}
+
+bool IsSameType(const FieldDescriptor& a, const FieldDescriptor& b) {
+  if (a.type() != b.type() || a.is_repeated() != b.is_repeated() || a.is_map() != b.is_map())
+    return false;
+  if (a.is_map()) {
+    return IsSameType(*a.message_type()->map_key(), *b.message_type()->map_key()) &&
+           IsSameType(*a.message_type()->map_value(), *b.message_type()->map_value());
+  }
+  if (a.message_type() != nullptr)
+    return a.message_type()->full_name() == b.message_type()->full_name();
+  if (a.enum_type() != nullptr) return a.enum_type()->full_name() == b.enum_type()->full_name();
+  return true;
+}
+
 std::string FieldTypeName(const FieldDescriptor& field) {
   if (field.is_map()) {
     return absl::StrCat("map<", FieldTypeName(*field.message_type()->map_key()), ", ",
@@ -270,7 +272,7 @@ bool IsRequired(const FieldDescriptor& field) {
 }
 
 std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*>& constants,
-                                        Plan* plan, int step) {
+                                        const std::vector<FieldCopy>& from, Plan* plan, int step) {
   std::vector<std::string> mistakes;
   PlanStep& target = plan->steps[step];
   target.copies.clear();
@@ -278,20 +280,28 @@ std::vector<std::string> CompileRequest(const std::vector<const FieldDescriptor*
   for (int i : Awaited(*plan, step)) sources.push_back(AnswerOf(*plan, i));
   sources.push_back({FieldCopy::From::kOrder, -1, Order::descriptor()});
 
+  // What is given for one member of a oneof settles the others.
+  auto settles = [](const FieldDescriptor* given, const FieldDescriptor* field) {
+    return given == field || (field->containing_oneof() != nullptr &&
+                              given->containing_oneof() == field->containing_oneof());
+  };
   auto is_constant = [&](const FieldDescriptor* field) {
-    // A constant for one member of a oneof settles the others.
-    return absl::c_any_of(constants, [field](const FieldDescriptor* constant) {
-      return constant == field || (field->containing_oneof() != nullptr &&
-                                   constant->containing_oneof() == field->containing_oneof());
-    });
+    return absl::c_any_of(constants, [&](const auto* given) { return settles(given, field); });
+  };
+  for (const FieldCopy& copy : from) {
+    if (!is_constant(copy.target)) target.copies.push_back(copy);
+  }
+  auto is_given = [&](const FieldDescriptor* field) {
+    return is_constant(field) ||
+           absl::c_any_of(from, [&](const auto& copy) { return settles(copy.target, field); });
   };
   for (int i = 0; i < target.request->field_count(); ++i) {
     const FieldDescriptor* field = target.request->field(i);
-    if (field->name() == "order_id" || field->name() == "step_id" || is_constant(field)) continue;
+    if (field->name() == "order_id" || field->name() == "step_id" || is_given(field)) continue;
     const Source* found = nullptr;
     for (const Source& source : sources) {
       const FieldDescriptor* candidate = source.Field(std::string(field->name()));
-      if (candidate == nullptr || !SameType(*candidate, *field)) continue;
+      if (candidate == nullptr || !IsSameType(*candidate, *field)) continue;
       found = &source;
       target.copies.push_back({source.from, source.step, candidate, field});
       break;

@@ -1,14 +1,17 @@
 // request.h: fills a step's request from the order, the answers of the steps it waits for, and the
 // storefront's constants.
 //
-//   CompileRequest(constants, &plan, step);                        // once, when the storefront
-//   loads: field -> source std::string bytes = BuildRequest(plan, plan.steps[step], order,
-//   answer_of, wire_step_id);   // for each ask
+//   // Once, when the storefront loads: which field comes from where.
+//   CompileRequest(constants, from, &plan, step);
+//   // For each ask:
+//   std::string bytes = BuildRequest(plan, plan.steps[step], order, answer_of, wire_step_id);
 //
-// Sources are found by field name and type: first a constant, then the nearest step that is waited
-// for, then the order. Fields of the order that change while it runs (state, status, times of
-// transitions, total) are no source: a step that is asked again must be told the same, or it is
-// refused as another request under the same id.
+// A constant comes first, then what the storefront says with `from`. The rest is found by field
+// name and type: in the nearest step that is waited for (a notice waits for what it tells of), then
+// in the order. Fields of the order that change while it runs (state, status, times of transitions,
+// total) are no source: a step that is asked again must be told the same, or it is refused as
+// another request under the same id. For the same reason no notice is told what a step of cancel
+// answered: a second cancel answers anew.
 //
 // Requests are spliced on the wire: no message of the request's type is built, so contexts that are
 // not linked in cost the same. Pure. Thread-safe.
@@ -26,12 +29,22 @@
 
 namespace gaekju::flow {
 
+// Whether a field of the order is the same whenever the saga asks, so that a step may be told it.
+bool IsFixedInOrder(const google::protobuf::FieldDescriptor& field);
+
+// Whether the bytes of one field mean the same in the other. The two may be of different pools.
+bool IsSameType(const google::protobuf::FieldDescriptor& a,
+                const google::protobuf::FieldDescriptor& b);
+
 // Fills `copies` of the plan's step `step`. `constants` are the request's fields that the
-// storefront gives; they are not copied. Returns what is wrong, one sentence a mistake, without the
-// step's name; empty when all is well. REQUIRES: request, response and `after` of the step and of
-// all that it waits for are set. `after` may have a cycle.
+// storefront gives; they are not copied. `from` are copies of fields of the order that the
+// storefront asks for, each field of the request at most once. Returns what is wrong, one sentence
+// a mistake, without the step's name; empty when all is well. REQUIRES: request, response and
+// `after` (of a notice: `when`) of the step and of all that it waits for are set. `after` may have
+// a cycle.
 std::vector<std::string> CompileRequest(
-    const std::vector<const google::protobuf::FieldDescriptor*>& constants, Plan* plan, int step);
+    const std::vector<const google::protobuf::FieldDescriptor*>& constants,
+    const std::vector<FieldCopy>& from, Plan* plan, int step);
 
 // The serialized request of a step: order_id, step_id, copies, constants. The same bytes for the
 // same input. `answer_of` gives the serialized response of a step of the plan, by index; empty when

@@ -7,6 +7,7 @@
 #include "google/protobuf/empty.pb.h"
 #include "google/protobuf/unknown_field_set.h"
 #include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
 
 namespace gaekju::flow {
 namespace {
@@ -55,11 +56,13 @@ void ReadAmount(const PlanStep& step, const std::string& response, Order* order)
   }
 }
 
-google::rpc::Status Unreachable(const PlanStep& step) {
-  return MakeStatus(google::rpc::UNAVAILABLE, kDomain, "STEP_UNREACHABLE",
-                    absl::StrCat("step \"", step.id, "\": the ", step.context,
-                                 " service could not be reached; please try again in a moment"),
-                    "", kRetryAfter_us);
+// Adds what a person is told in their own language.
+void AddLocalized(const char* locale, const std::string& text, google::rpc::Status* status) {
+  if (text.empty()) return;
+  google::rpc::LocalizedMessage message;
+  message.set_locale(locale);
+  message.set_message(text);
+  status->add_details()->PackFrom(message);
 }
 
 }  // namespace
@@ -103,6 +106,26 @@ int64_t SagaRun::Jittered(int64_t first_us, int64_t max_us, int attempts, int i,
   const uint64_t salt = FingerprintBytes(
       absl::StrCat(order_.order_id(), "/", step(i).id, undo ? "-" : "+", attempts));
   return now_us_ + RetryDelay(first_us, max_us, attempts, salt);
+}
+
+google::rpc::Status SagaRun::TooLateStatus() {
+  auto status = MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "CANCEL_TOO_LATE",
+                           "the order has come too far to be cancelled");
+  AddLocalized("ko", "이제는 주문을 취소할 수 없습니다", &status);
+  AddLocalized("en", "It is too late to cancel this order", &status);
+  return status;
+}
+
+google::rpc::Status SagaRun::Unreachable(int i) const {
+  auto status = MakeStatus(google::rpc::UNAVAILABLE, kDomain, "STEP_UNREACHABLE",
+                           absl::StrCat("step \"", step(i).id, "\": the ", step(i).context,
+                                        " service could not be reached; please try again in a "
+                                        "moment"),
+                           "", kRetryAfter_us);
+  const auto& words = step(i).in_cancel ? plan_.cancel_try_later : plan_.place_try_later;
+  AddLocalized("ko", words.ko(), &status);
+  AddLocalized("en", words.en(), &status);
+  return status;
 }
 
 // ---- what holds
@@ -152,6 +175,36 @@ bool SagaRun::NothingUndoneYet() {
   return true;
 }
 
+bool SagaRun::TooLateToCancel() {
+  return std::any_of(plan_.unless_done.begin(), plan_.unless_done.end(),
+                     [this](int i) { return task(i).state() == TASK_STATE_DONE; });
+}
+
+// When a word is shown, and when a notice is sent.
+bool SagaRun::Holds(const PlanTrigger& when) {
+  const bool rejected =
+      order_.state() == Order::STATE_REJECTING || order_.state() == Order::STATE_REJECTED;
+  if (when.done >= 0) return task(when.done).state() == TASK_STATE_DONE;
+  if (when.undone >= 0) return (order_.has_cancel_time() || rejected) && Undone(when.undone);
+  switch (when.stage) {
+    case storefront::v1::PLACED:
+      return order_.has_place_time();
+    case storefront::v1::COMPLETED:
+      for (int i = 0; i < plan_.place_count; ++i) {
+        if (task(i).state() != TASK_STATE_DONE) return false;
+      }
+      return true;
+    case storefront::v1::CANCELLING:
+      return order_.has_cancel_time();
+    case storefront::v1::CANCELLED:
+      return order_.state() == Order::STATE_CANCELLED;
+    case storefront::v1::REJECTED:
+      return rejected;
+    default:
+      return false;
+  }
+}
+
 // ---- inputs
 
 void SagaRun::Place() {
@@ -180,6 +233,7 @@ SagaRun::CancelReply SagaRun::RequestCancel() {
       break;
   }
   if (!plan_.has_cancel) return CancelReply::kNotOffered;
+  if (TooLateToCancel()) return CancelReply::kTooLate;
   if (saga_.cancel_refused()) return CancelReply::kBusy;
   changed_ = true;
   if (order_.state() == Order::STATE_PLACING) {
@@ -224,9 +278,9 @@ void SagaRun::OnResult(const StepResult& result) {
                                       : order_.state() == Order::STATE_PLACING;
     if (step(i).buyer_waits && step(i).fail_on_unavailable && buyer_is_waiting) {
       if (step(i).in_cancel) {
-        RefuseCancel(Unreachable(step(i)));
+        RefuseCancel(Unreachable(i));
       } else {
-        Reject(Unreachable(step(i)), /*retryable=*/true);
+        Reject(Unreachable(i), /*retryable=*/true);
       }
     } else {
       t.set_deferred(true);
@@ -245,10 +299,10 @@ void SagaRun::OnResult(const StepResult& result) {
     t.set_retry_time_us(0);
     t.set_expire_time_us(0);
     t.set_state(result.outcome == Outcome::OUTCOME_DONE ? TASK_STATE_DONE : TASK_STATE_REFUSED);
-    if (t.state() == TASK_STATE_DONE && !step(i).in_cancel && !order_.has_total()) {
+    if (t.state() == TASK_STATE_DONE && i < plan_.place_count && !order_.has_total()) {
       ReadAmount(step(i), result.payload, &order_);
     }
-    if (t.state() == TASK_STATE_REFUSED && in_course) {
+    if (t.state() == TASK_STATE_REFUSED && in_course && !step(i).is_notice) {
       google::rpc::Status status;
       if (!status.ParseFromString(result.payload) || status.code() == 0) {
         status = MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_REFUSED",
@@ -325,7 +379,7 @@ void SagaRun::BeginCancel() {
   saga_.set_cancel_requested(false);
   saga_.clear_cancel_refusal();
   saga_.set_cancel_round(saga_.cancel_round() + 1);
-  for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
+  for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
     task(i).Clear();
     task(i).set_step_id(step(i).id);
   }
@@ -340,7 +394,7 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
   cancel_was_accepted_ = order_.has_cancel_time();
   order_.clear_cancel_time();
   facts_.push_back(Fact::kCancelRefused);
-  for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
+  for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
     if (!Held(i)) task(i).set_state(TASK_STATE_SKIPPED);
     task(i).set_retry_time_us(0);
     task(i).set_expire_time_us(0);
@@ -421,10 +475,12 @@ bool SagaRun::AskReadySteps() {
   bool asked = false;
   const bool place = UnderWay();
   const bool cancel = CancelUnderWay();
-  for (int i = 0; i < saga_.tasks_size(); ++i) {
+  // A refused order leaves no trace with those whom its buyer did not wait for.
+  const bool taken = order_.state() != Order::STATE_PLACING;
+  for (int i = 0; i < plan_.flow_count(); ++i) {
     if (task(i).state() != TASK_STATE_UNSPECIFIED) continue;
     const PlanStep& s = step(i);
-    if (s.in_cancel ? !cancel : !place) continue;
+    if (s.in_cancel ? !cancel : !place || !(taken || s.buyer_waits)) continue;
     bool ready = std::all_of(s.after.begin(), s.after.end(), [&](int j) {
       // A step of cancel that was refused too late to matter does not hold up the rest.
       return task(j).state() == TASK_STATE_DONE ||
@@ -460,11 +516,11 @@ bool SagaRun::AskReadyUndos() {
   // Taking back in reverse: what depends on a step first. The steps of a refused order, and those
   // of a refused cancel.
   const bool rejecting = order_.state() == Order::STATE_REJECTING;
-  for (int i = 0; i < saga_.tasks_size(); ++i) {
+  for (int i = 0; i < plan_.flow_count(); ++i) {
     if (step(i).in_cancel ? !saga_.cancel_refused() : !rejecting) continue;
     if (!Held(i) || task(i).undo_state() != TASK_STATE_UNSPECIFIED) continue;
     bool ready = true;
-    for (int j = 0; j < saga_.tasks_size(); ++j) {
+    for (int j = 0; j < plan_.flow_count(); ++j) {
       const auto& after = step(j).after;
       if (std::find(after.begin(), after.end(), i) != after.end() && !Undone(j)) ready = false;
     }
@@ -475,8 +531,16 @@ bool SagaRun::AskReadyUndos() {
   return asked;
 }
 
+// Nobody is told of an order that can never be read.
+void SagaRun::AskReadyNotices() {
+  if (!record_.visible()) return;
+  for (int i = plan_.flow_count(); i < saga_.tasks_size(); ++i) {
+    if (task(i).state() == TASK_STATE_UNSPECIFIED && Holds(step(i).when)) AskStep(i);
+  }
+}
+
 bool SagaRun::SettlePhase() {
-  const int all = saga_.tasks_size();
+  const int all = plan_.flow_count();
   auto done = [&](int i) { return task(i).state() == TASK_STATE_DONE; };
   if (saga_.cancel_refused()) {
     bool held = false;
@@ -508,6 +572,10 @@ bool SagaRun::SettlePhase() {
       return true;
     }
     case Order::STATE_CANCEL_REQUESTED: {
+      if (TooLateToCancel()) {
+        RefuseCancel(TooLateStatus());
+        return true;
+      }
       for (int i = plan_.place_count; i < all; ++i) {
         if (step(i).buyer_waits && !done(i) && !Blocked(i)) return false;
       }
@@ -558,9 +626,10 @@ void SagaRun::Advance() {
     moved |= AskReadyUndos();
     if (!moved) break;
   }
+  AskReadyNotices();
   if (order_.state() == Order::STATE_CANCELLING || order_.state() == Order::STATE_CANCELLED) {
     bool answered = true;
-    for (int i = plan_.place_count; i < saga_.tasks_size(); ++i) {
+    for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
       if (step(i).buyer_waits && task(i).state() == TASK_STATE_ASKED && !Blocked(i))
         answered = false;
     }
@@ -577,36 +646,7 @@ void SagaRun::Advance() {
 void SagaRun::UpdateStatus() {
   const PlanStatus* word = nullptr;
   for (const PlanStatus& status : plan_.statuses) {
-    bool holds = false;
-    if (status.done >= 0) {
-      holds = task(status.done).state() == TASK_STATE_DONE;
-    } else if (status.undone >= 0) {
-      holds = order_.has_cancel_time() && Undone(status.undone);
-    } else {
-      switch (status.stage) {
-        case storefront::v1::PLACED:
-          holds = order_.has_place_time();
-          break;
-        case storefront::v1::COMPLETED:
-          holds = true;
-          for (int i = 0; i < plan_.place_count; ++i)
-            holds = holds && task(i).state() == TASK_STATE_DONE;
-          break;
-        case storefront::v1::CANCELLING:
-          holds = order_.has_cancel_time();
-          break;
-        case storefront::v1::CANCELLED:
-          holds = order_.state() == Order::STATE_CANCELLED;
-          break;
-        case storefront::v1::REJECTED:
-          holds =
-              order_.state() == Order::STATE_REJECTING || order_.state() == Order::STATE_REJECTED;
-          break;
-        default:
-          break;
-      }
-    }
-    if (holds) word = &status;
+    if (Holds(status.when)) word = &status;
   }
   const std::string code = word == nullptr ? "" : word->code;
   if (order_.status_code() == code) return;

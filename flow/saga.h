@@ -16,6 +16,10 @@
 //  earliest of them.
 //  4. An answer that was seen before, or that comes for what nobody asks any more, changes nothing.
 //  5. A cancel can be refused only until the first undo was asked.
+//  6. What the buyer does not wait for is asked only once the order is taken.
+//  7. A notice is asked at most once the moment its trigger first holds for an order that can be
+//  read, and again until it is answered, whatever becomes of the order. Nothing waits for it: an
+//  order with notices goes the same way as one without.
 //
 // Pure and deterministic: the jitter of retries is a hash of order, step and attempt.
 #ifndef GAEKJU_FLOW_SAGA_H_
@@ -72,6 +76,7 @@ class SagaRun {
     kNotOffered,  // the storefront has no cancel flow
     kRejected,    // the order was refused
     kBusy,        // an earlier, refused cancel is still being taken back: try again
+    kTooLate,     // a step is done after which the storefront does not cancel
   };
 
   // REQUIRES: `plan` is the record's revision, except before Place(). Both outlive the run.
@@ -93,6 +98,8 @@ class SagaRun {
   bool cancel_was_accepted() const { return cancel_was_accepted_; }
   // Whether anything in the record changed.
   bool changed() const { return changed_; }
+  // What kTooLate means, as the caller is told.
+  static google::rpc::Status TooLateStatus();
 
   // What the step is called on the wire: its id, and for the n-th cancel "<id>.<n>".
   static std::string WireStepId(const Plan& plan, const order::v1::Saga& saga, int step);
@@ -109,9 +116,13 @@ class SagaRun {
   bool Undone(int i);           // taken back, or never to be taken back
   bool Blocked(int i);  // the buyer need not wait for it: deferred, or behind a deferred one
   bool NothingUndoneYet();
+  bool TooLateToCancel();
+  bool Holds(const PlanTrigger& when);
+  google::rpc::Status Unreachable(int i) const;
   void Advance();
   bool AskReadySteps();
   bool AskReadyUndos();
+  void AskReadyNotices();
   bool SettlePhase();
   void AskStep(int i);
   void AskUndo(int i, gaekju::storefront::v1::Via via);

@@ -1,6 +1,7 @@
 #include "flow/storefront.h"
 
 #include <algorithm>
+#include <deque>
 #include <iterator>
 #include <memory>
 #include <string>
@@ -19,6 +20,7 @@
 #include "flow/request.h"
 #include "flow/turn.h"
 #include "gaekju/flow/v1/step.pb.h"
+#include "gaekju/order/v1/order.pb.h"
 #include "gaekju/storefront/v1/storefront.pb.h"
 #include "google/protobuf/descriptor_database.h"
 #include "google/protobuf/dynamic_message.h"
@@ -42,6 +44,8 @@ using Tree = TextFormat::ParseInfoTree;
 constexpr int kNestingDepth_max = 64;
 constexpr int kSteps_max = 100;  // of place and cancel together; also what one `after` may name
 constexpr int kStatuses_max = 100;
+constexpr int kNotices_max = 100;
+constexpr char kNoticeCall[] = "notification.Notify";
 constexpr size_t kMistakes_max = 100;  // that are told
 constexpr int64_t kDeadlineDefault_us = 2'000'000;
 constexpr int64_t kDeadline_us_min = 10'000;
@@ -535,22 +539,33 @@ class Reader {
   absl::StatusOr<Plan> Read();
 
  private:
-  // A step of a flow as the file has it, or an undo.
+  // A step of a flow as the file has it, an undo, or a notice.
   struct Node {
     const v1::Step* step = nullptr;
     const Tree* tree = nullptr;
     Position at;
-    std::string name;  // step "pay", undo "pay", step 3 of place
+    std::string name;  // step "pay", undo "pay", step 3 of place, notice "tell"
     bool in_cancel = false;
     bool is_undo = false;
+    bool is_notice = false;
     int plan_step = -1;              // the step, or the step it undoes; -1 when not known
     std::vector<int> after;          // nodes of the same flow
     std::vector<Position> after_at;  // where each is named
     bool after_is_known = true;
     bool buyer_waits = false;
     std::vector<const FieldDescriptor*> constants;
+    std::vector<FieldCopy> from;
 
-    Position Field(int number) const { return At(tree, StepField(number), -1, at); }
+    // The field of a step, or that of a notice which has its name; null when a notice has none.
+    const FieldDescriptor* FileField(int number) const {
+      const FieldDescriptor* field = StepField(number);
+      return is_notice ? v1::Notice::descriptor()->FindFieldByName(std::string(field->name()))
+                       : field;
+    }
+    Position Field(int number) const {
+      const FieldDescriptor* field = FileField(number);
+      return field == nullptr ? at : At(tree, field, -1, at);
+    }
   };
 
   bool Parse();
@@ -565,6 +580,11 @@ class Reader {
   void ReadVia(const Node& node, v1::Via otherwise, v1::Via* via);
   void ReadDurations(const Node& node, PlanStep* step);
   void ReadConstants(Node* node, PlanStep* step);
+  void ReadFrom(Node* node, const PlanStep& step);
+  void ReadNotices();
+  void ReadNotice(const v1::Notice& notice, const Tree* tree, Position at, int index);
+  void ReadUnlessDone(const v1::Flow& flow, const Tree* tree, bool in_cancel);
+  void ReadTryLater(const v1::Flow& flow, const Tree* tree, bool in_cancel);
   void ReadAfter(bool in_cancel);
   int FindNode(const std::string& id, bool in_cancel) const;
   void FindCycles(bool in_cancel);
@@ -573,6 +593,9 @@ class Reader {
   void CompileRequests();
   void ReadStatuses();
   void ReadStatus(const v1::StatusWord& word, const Tree* tree, int index);
+  template <class Trigger, class Complain>
+  PlanTrigger ReadWhen(const Trigger& file, const Complain& bad);
+  void CollectInputs();
   void FillGraph();
   bool AwaitsOnlyKnown(int node) const;
 
@@ -589,7 +612,8 @@ class Reader {
   v1::Storefront file_;
   Tree tree_;
   Mistakes mistakes_;
-  std::vector<Node> nodes_;  // of place, then of cancel
+  std::vector<Node> nodes_;            // of place, then of cancel, then the notices
+  std::deque<v1::Step> notice_steps_;  // the notices as steps, for their nodes
   bool has_cycle_ = false;
   Plan plan_;
 };
@@ -612,12 +636,18 @@ absl::StatusOr<Plan> Reader::Read() {
   plan_.place_count = static_cast<int>(plan_.steps.size());
   plan_.has_cancel = file_.has_cancel();
   ReadFlow(file_.cancel(), tree_.GetTreeForNested(cancel, -1), /*in_cancel=*/true);
+  ReadUnlessDone(file_.place(), tree_.GetTreeForNested(place, -1), /*in_cancel=*/false);
+  ReadUnlessDone(file_.cancel(), tree_.GetTreeForNested(cancel, -1), /*in_cancel=*/true);
+  ReadNotices();
   for (bool in_cancel : {false, true}) ReadAfter(in_cancel);
   for (bool in_cancel : {false, true}) FindCycles(in_cancel);
   FillGraph();
   if (!has_cycle_) FindWaiting();
   CompileRequests();
   ReadStatuses();
+  ReadTryLater(file_.place(), tree_.GetTreeForNested(place, -1), /*in_cancel=*/false);
+  ReadTryLater(file_.cancel(), tree_.GetTreeForNested(cancel, -1), /*in_cancel=*/true);
+  CollectInputs();
   if (!mistakes_.empty()) return mistakes_.ToStatus(file_name);
   return std::move(plan_);
 }
@@ -662,6 +692,10 @@ bool Reader::Parse() {
   if (file_.status_size() > kStatuses_max) {
     mistakes_.Add({}, absl::StrCat("there are ", file_.status_size(), " status words; at most ",
                                    kStatuses_max));
+  }
+  if (file_.notice_size() > kNotices_max) {
+    mistakes_.Add(
+        {}, absl::StrCat("there are ", file_.notice_size(), " notices; at most ", kNotices_max));
   }
   return mistakes_.empty();
 }
@@ -747,6 +781,7 @@ void Reader::ReadStep(Node* node) {
     ReadVia(*node, v1::VIA_UNSPECIFIED, &step.via);
     ReadDurations(*node, &step);
     ReadConstants(node, &step);
+    ReadFrom(node, step);
   }
   node->plan_step = static_cast<int>(plan_.steps.size());
   plan_.steps.push_back(std::move(step));
@@ -756,7 +791,8 @@ void Reader::ReadStepId(Node* node) {
   const std::string& id = node->step->id();
   if (id.empty()) {
     Bad(*node, node->Field(v1::Step::kIdFieldNumber),
-        "id is missing; write id: \"…\", a name of your own for this step");
+        absl::StrCat("id is missing; write id: \"…\", a name of your own for this ",
+                     node->is_notice ? "notice" : "step"));
   } else if (!IsStepId(id)) {
     Bad(*node, node->Field(v1::Step::kIdFieldNumber),
         "this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores");
@@ -764,8 +800,8 @@ void Reader::ReadStepId(Node* node) {
     for (const Node& other : nodes_) {
       if (other.is_undo || other.step->id() != id) continue;
       Bad(*node, node->Field(v1::Step::kIdFieldNumber),
-          absl::StrCat("there is another step of this id in line ", other.at.line + 1,
-                       "; write another id"));
+          absl::StrCat("there is another ", other.is_notice ? "notice" : "step",
+                       " of this id in line ", other.at.line + 1, "; write another id"));
       break;
     }
   }
@@ -794,6 +830,10 @@ void Reader::ReadUndo(Node* node) {
                        " has nothing to undo; leave this out"));
     }
     node->plan_step = undo.step;
+  }
+  if (file.from_size() > 0) {
+    Bad(*node, At(node->tree, StepField(v1::Step::kFromFieldNumber), 0, node->at),
+        "an undo is told only its order and step; leave from out");
   }
   const std::pair<int, absl::string_view> kUnwanted[] = {
       {v1::Step::kIdFieldNumber, "an undo goes by its step's id; leave id out"},
@@ -945,6 +985,13 @@ void Reader::ReadCall(Node* node, PlanStep* step) {
                      " has to have one of undo and nothing_to_undo"));
     return;
   }
+  if (node->is_notice && !option.undo().empty()) {
+    Bad(*node, at,
+        absl::StrCat("call ", Quoted(node->step->call()), " takes something, which ",
+                     Quoted(option.undo()), " takes back; a notice takes nothing: write a step ",
+                     "of place or cancel"));
+    return;
+  }
   if (!option.undo().empty()) {
     const MethodDescriptor* undo = method->service()->FindMethodByName(option.undo());
     if (undo == nullptr) {
@@ -971,9 +1018,9 @@ void Reader::ReadConstants(Node* node, PlanStep* step) {
   const v1::Step& file = *node->step;
   if (!file.has_with() || step->request == nullptr) return;
   const Position at = node->Field(v1::Step::kWithFieldNumber);
-  const Tree* tree = node->tree == nullptr
-                         ? nullptr
-                         : node->tree->GetTreeForNested(StepField(v1::Step::kWithFieldNumber), -1);
+  const Tree* tree = node->tree == nullptr ? nullptr
+                                           : node->tree->GetTreeForNested(
+                                                 node->FileField(v1::Step::kWithFieldNumber), -1);
   const std::string right =
       absl::StrCat("with { [", kAnyPrefix, step->request->full_name(), "] { … } }");
   if (file.with().type_url() != absl::StrCat(kAnyPrefix, step->request->full_name())) {
@@ -1014,12 +1061,191 @@ void Reader::ReadConstants(Node* node, PlanStep* step) {
   step->constants = SerializeDeterministically(*constants);
 }
 
+void Reader::ReadFrom(Node* node, const PlanStep& step) {
+  const Tree* tree = node->tree;
+  const FieldDescriptor* from = StepField(v1::Step::kFromFieldNumber);
+  const Descriptor& order = *order::v1::Order::descriptor();
+  const auto is_saga_s = [](const std::string& name) {
+    return name == "order_id" || name == "step_id";
+  };
+  for (int i = 0; i < node->step->from_size() && step.request != nullptr; ++i) {
+    const v1::FieldSource& file = node->step->from(i);
+    const Position start = At(tree, from, i, At(tree, from, 0, node->at));
+    const Tree* nested = tree == nullptr ? nullptr : tree->GetTreeForNested(from, i);
+    const auto at = [&](int number) {
+      return At(nested, v1::FieldSource::descriptor()->FindFieldByNumber(number), -1, start);
+    };
+    const Position field_at = at(v1::FieldSource::kFieldFieldNumber);
+    const Position order_at = at(v1::FieldSource::kOrderFieldNumber);
+    FieldCopy copy;
+    copy.target = step.request->FindFieldByName(file.field());
+    copy.source = order.FindFieldByName(file.order());
+    if (is_saga_s(file.field())) {
+      Bad(*node, field_at,
+          absl::StrCat("from: ", file.field(), " is given by the saga; leave it out"));
+    } else if (copy.target == nullptr) {
+      std::vector<std::string> fields;
+      for (int f = 0; f < step.request->field_count(); ++f) {
+        const std::string name(step.request->field(f)->name());
+        if (!is_saga_s(name)) fields.push_back(name);
+      }
+      Bad(*node, field_at,
+          absl::StrCat("from: unknown field ", Quoted(file.field()),
+                       Choices(file.field(), fields, absl::StrCat(step.request->name(), " has:"))));
+    } else if (absl::c_any_of(node->from, [&](const FieldCopy& other) {
+                 return other.target == copy.target;
+               })) {
+      Bad(*node, field_at,
+          absl::StrCat("from: ", Quoted(file.field()), " is filled twice; leave one out"));
+    } else if (copy.source == nullptr) {
+      std::vector<std::string> fields;
+      for (int f = 0; f < order.field_count(); ++f) {
+        if (IsFixedInOrder(*order.field(f)) && IsSameType(*order.field(f), *copy.target))
+          fields.emplace_back(order.field(f)->name());
+      }
+      Bad(*node, order_at,
+          absl::StrCat("from: the order has no ", Quoted(file.order()),
+                       Choices(file.order(), fields,
+                               absl::StrCat("Of type ", FieldTypeName(*copy.target), " it has:"))));
+    } else if (!IsFixedInOrder(*copy.source)) {
+      Bad(*node, order_at,
+          absl::StrCat("from: the order's ", file.order(), " changes while the order runs, and a ",
+                       "step that is asked again must be told the same; leave it out"));
+    } else if (!IsSameType(*copy.source, *copy.target)) {
+      Bad(*node, order_at,
+          absl::StrCat("from: the order's ", file.order(), " is ", FieldTypeName(*copy.source),
+                       ", but ", file.field(), " is ", FieldTypeName(*copy.target)));
+    } else {
+      node->from.push_back(copy);
+      continue;
+    }
+    // That the field is not filled would be the same mistake again.
+    if (copy.target != nullptr) node->constants.push_back(copy.target);
+  }
+}
+
+// ---- notices
+
+void Reader::ReadNotices() {
+  const FieldDescriptor* field =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kNoticeFieldNumber);
+  for (int i = 0; i < file_.notice_size(); ++i) {
+    ReadNotice(file_.notice(i), tree_.GetTreeForNested(field, i),
+               At(&tree_, field, i, At(&tree_, field, 0, {})), i);
+  }
+  plan_.notice_count = file_.notice_size();
+}
+
+// A notice is read as the step that it is.
+void Reader::ReadNotice(const v1::Notice& notice, const Tree* tree, Position at, int index) {
+  v1::Step& file = notice_steps_.emplace_back();
+  file.set_id(notice.id());
+  file.set_call(notice.call().empty() ? kNoticeCall : notice.call());
+  file.set_via(v1::JETSTREAM);
+  if (notice.has_with()) *file.mutable_with() = notice.with();
+  Node node;
+  node.step = &file;
+  node.tree = tree;
+  node.at = at;
+  node.is_notice = true;
+  node.name = notice.id().empty() ? absl::StrCat("notice ", index + 1)
+                                  : absl::StrCat("notice ", Quoted(notice.id()));
+  PlanStep step;
+  step.id = notice.id();
+  step.is_notice = true;
+  step.via = v1::JETSTREAM;
+  ReadStepId(&node);
+  ReadCall(&node, &step);
+  ReadConstants(&node, &step);
+  step.when = ReadWhen(notice, [&](absl::string_view name, absl::string_view what) {
+    const FieldDescriptor* field = v1::Notice::descriptor()->FindFieldByName(std::string(name));
+    Bad(node, field == nullptr ? at : At(tree, field, -1, at), what);
+  });
+  const bool has_word = absl::c_any_of(
+      file_.status(), [](const v1::StatusWord& word) { return word.stage() == v1::REJECTED; });
+  if (step.when.stage == v1::REJECTED && !has_word) {
+    Bad(node,
+        At(tree, v1::Notice::descriptor()->FindFieldByNumber(v1::Notice::kStageFieldNumber), -1,
+           at),
+        "stage: refused orders have never been in this storefront, so nobody is told of them; "
+        "write a status word for stage: REJECTED, or leave this out");
+  }
+  node.plan_step = static_cast<int>(plan_.steps.size());
+  plan_.steps.push_back(std::move(step));
+  nodes_.push_back(std::move(node));
+}
+
+// ---- flows as a whole
+
+void Reader::ReadUnlessDone(const v1::Flow& flow, const Tree* tree, bool in_cancel) {
+  const FieldDescriptor* field =
+      v1::Flow::descriptor()->FindFieldByNumber(v1::Flow::kUnlessDoneFieldNumber);
+  for (int i = 0; i < flow.unless_done_size(); ++i) {
+    const std::string& id = flow.unless_done(i);
+    const Position at = At(tree, field, i, At(tree, field, 0, {}));
+    const int step = plan_.StepIndex(id);
+    if (!in_cancel) {
+      mistakes_.Add(at, "unless_done stands in cancel only; leave it out");
+      return;
+    }
+    if (step < 0 || step >= plan_.place_count || id.empty()) {
+      mistakes_.Add(at, absl::StrCat("unless_done: unknown step of place ", Quoted(id),
+                                     Choices(id, StepIds(false), "place has:")));
+    } else if (absl::c_linear_search(plan_.unless_done, step)) {
+      mistakes_.Add(at,
+                    absl::StrCat("unless_done: ", Quoted(id), " is named twice; leave one out"));
+    } else {
+      plan_.unless_done.push_back(step);
+    }
+  }
+}
+
+void Reader::ReadTryLater(const v1::Flow& flow, const Tree* tree, bool in_cancel) {
+  if (!flow.has_try_later()) return;
+  const Position at =
+      At(tree, v1::Flow::descriptor()->FindFieldByNumber(v1::Flow::kTryLaterFieldNumber), -1, {});
+  const type::v1::LocalizedText& words = flow.try_later();
+  if (words.ko().empty() || words.en().empty()) {
+    mistakes_.Add(at, absl::StrCat("try_later has no ", words.ko().empty() ? "ko" : "en",
+                                   "; write try_later { ko: \"…\" en: \"…\" }"));
+  }
+  if (!IsUtf8(words.ko()) || !IsUtf8(words.en())) {
+    mistakes_.Add(at, "try_later is not UTF-8; write the letters themselves");
+  }
+  const bool is_told = absl::c_any_of(plan_.steps, [&](const PlanStep& step) {
+    return step.in_cancel == in_cancel && step.fail_on_unavailable;
+  });
+  if (!is_told && mistakes_.empty()) {
+    mistakes_.Add(at, absl::StrCat("try_later: the caller waits for no step of ",
+                                   in_cancel ? "cancel" : "place",
+                                   " that fails when it cannot be reached; leave it out"));
+  }
+  (in_cancel ? plan_.cancel_try_later : plan_.place_try_later) = words;
+}
+
+// What the buyer has to give, because some step cannot do without.
+void Reader::CollectInputs() {
+  for (const PlanStep& step : plan_.steps) {
+    for (const FieldCopy& copy : step.copies) {
+      if (copy.from != FieldCopy::From::kOrder || !IsRequired(*copy.target)) continue;
+      if (absl::c_any_of(plan_.inputs,
+                         [&](const PlanInput& other) { return other.field == copy.source; })) {
+        continue;
+      }
+      plan_.inputs.push_back({copy.source, step.id});
+    }
+  }
+  absl::c_stable_sort(plan_.inputs, [](const PlanInput& a, const PlanInput& b) {
+    return a.field->number() < b.field->number();
+  });
+}
+
 // ---- what waits for what
 
 std::vector<std::string> Reader::StepIds(bool in_cancel) const {
   std::vector<std::string> ids;
   for (const PlanStep& step : plan_.steps) {
-    if (step.in_cancel == in_cancel && !step.id.empty()) ids.push_back(step.id);
+    if (step.in_cancel == in_cancel && !step.is_notice && !step.id.empty()) ids.push_back(step.id);
   }
   return ids;
 }
@@ -1027,7 +1253,7 @@ std::vector<std::string> Reader::StepIds(bool in_cancel) const {
 int Reader::FindNode(const std::string& id, bool in_cancel) const {
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
-    if (node.in_cancel != in_cancel) continue;
+    if (node.in_cancel != in_cancel || node.is_notice) continue;
     if (node.is_undo ? node.step->undo() == id : node.step->id() == id) return static_cast<int>(i);
   }
   return -1;
@@ -1080,6 +1306,13 @@ void Reader::ReadAfter(bool in_cancel) {
         } else if (!id.empty() && elsewhere >= 0 && !nodes_[elsewhere].is_undo) {
           what = absl::StrCat("after: ", Quoted(id),
                               " is a step of cancel; a step of place waits for steps of place");
+        }
+        const bool is_notice = absl::c_any_of(
+            nodes_, [&](const Node& n) { return n.is_notice && n.step->id() == id; });
+        if (!id.empty() && is_notice) {
+          what =
+              absl::StrCat("after: ", Quoted(id),
+                           " is a notice, which nobody waits for; make it a step, or leave it out");
         }
         Bad(node, at, what);
       } else if (absl::c_linear_search(node.after, other)) {
@@ -1215,6 +1448,10 @@ bool Reader::AwaitsOnlyKnown(int start) const {
     const Node& node = nodes_[queue[i]];
     if (!node.after_is_known) return false;
     if (!node.is_undo && plan_.steps[node.plan_step].response == nullptr) return false;
+    const int told = node.is_undo ? -1 : plan_.steps[node.plan_step].when.done;
+    for (int other = 0; told >= 0 && other < static_cast<int>(nodes_.size()); ++other) {
+      if (!nodes_[other].is_undo && nodes_[other].plan_step == told) queue.push_back(other);
+    }
     for (int other : node.after) {
       if (!absl::c_linear_search(queue, other)) queue.push_back(other);
     }
@@ -1226,7 +1463,8 @@ void Reader::CompileRequests() {
   for (size_t i = 0; i < nodes_.size(); ++i) {
     const Node& node = nodes_[i];
     if (node.is_undo || !AwaitsOnlyKnown(static_cast<int>(i))) continue;
-    for (const std::string& what : CompileRequest(node.constants, &plan_, node.plan_step)) {
+    for (const std::string& what :
+         CompileRequest(node.constants, node.from, &plan_, node.plan_step)) {
       Bad(node, node.Field(v1::Step::kCallFieldNumber), what);
     }
   }
@@ -1239,6 +1477,52 @@ void Reader::ReadStatuses() {
       v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kStatusFieldNumber);
   for (int i = 0; i < file_.status_size(); ++i)
     ReadStatus(file_.status(i), tree_.GetTreeForNested(field, i), i);
+}
+
+// When a word or a notice holds. `bad` complains of the field of that name ("": of the whole).
+template <class Trigger, class Complain>
+PlanTrigger Reader::ReadWhen(const Trigger& file, const Complain& bad) {
+  PlanTrigger when;
+  switch (file.when_case()) {
+    case Trigger::kStage:
+      when.stage = file.stage();
+      if (!v1::Stage_IsValid(file.stage()) || file.stage() == v1::STAGE_UNSPECIFIED) {
+        bad("stage",
+            "this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED");
+      }
+      break;
+    case Trigger::kDone: {
+      when.done = plan_.StepIndex(file.done());
+      std::vector<std::string> ids = StepIds(false);
+      absl::c_copy(StepIds(true), std::back_inserter(ids));
+      if (file.done().empty() || (when.done >= 0 && plan_.steps[when.done].is_notice)) {
+        when.done = -1;
+      }
+      if (when.done < 0) {
+        bad("done", absl::StrCat("done: unknown step ", Quoted(file.done()),
+                                 Choices(file.done(), ids, "There are:")));
+      }
+      break;
+    }
+    case Trigger::kUndone: {
+      when.undone = plan_.StepIndex(file.undone());
+      if (when.undone < 0 || when.undone >= plan_.place_count || file.undone().empty()) {
+        when.undone = -1;
+        bad("undone", absl::StrCat("undone: unknown step of place ", Quoted(file.undone()),
+                                   Choices(file.undone(), StepIds(false), "place has:")));
+      } else if (plan_.steps[when.undone].request != nullptr &&
+                 plan_.steps[when.undone].undo_method.empty()) {
+        bad("undone", absl::StrCat("undone: ", Quoted(file.undone()),
+                                   " has nothing to undo, so this never holds; leave it out"));
+      }
+      break;
+    }
+    case Trigger::WHEN_NOT_SET:
+      bad("",
+          "says not when it holds; write stage: PLACED, done: \"<step>\" or undone: \"<step>\"");
+      break;
+  }
+  return when;
 }
 
 void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index) {
@@ -1254,44 +1538,11 @@ void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index)
     mistakes_.Add(number == 0 ? start : at(number), absl::StrCat(name, ": ", what));
   };
   PlanStatus status;
-  switch (word.when_case()) {
-    case v1::StatusWord::kStage:
-      status.stage = word.stage();
-      if (!v1::Stage_IsValid(word.stage()) || word.stage() == v1::STAGE_UNSPECIFIED) {
-        bad(v1::StatusWord::kStageFieldNumber,
-            "this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED");
-      }
-      plan_.rejected_is_readable |= word.stage() == v1::REJECTED;
-      break;
-    case v1::StatusWord::kDone: {
-      status.done = plan_.StepIndex(word.done());
-      std::vector<std::string> ids = StepIds(false);
-      absl::c_copy(StepIds(true), std::back_inserter(ids));
-      if (status.done < 0 || word.done().empty()) {
-        bad(v1::StatusWord::kDoneFieldNumber,
-            absl::StrCat("done: unknown step ", Quoted(word.done()),
-                         Choices(word.done(), ids, "There are:")));
-      }
-      break;
-    }
-    case v1::StatusWord::kUndone: {
-      status.undone = plan_.StepIndex(word.undone());
-      if (status.undone < 0 || status.undone >= plan_.place_count || word.undone().empty()) {
-        bad(v1::StatusWord::kUndoneFieldNumber,
-            absl::StrCat("undone: unknown step of place ", Quoted(word.undone()),
-                         Choices(word.undone(), StepIds(false), "place has:")));
-      } else if (plan_.steps[status.undone].request != nullptr &&
-                 plan_.steps[status.undone].undo_method.empty()) {
-        bad(v1::StatusWord::kUndoneFieldNumber,
-            absl::StrCat("undone: ", Quoted(word.undone()),
-                         " has nothing to undo, so this never holds; leave it out"));
-      }
-      break;
-    }
-    case v1::StatusWord::WHEN_NOT_SET:
-      bad(0, "says not when it holds; write stage: PLACED, done: \"<step>\" or undone: \"<step>\"");
-      break;
-  }
+  status.when = ReadWhen(word, [&](absl::string_view name, absl::string_view what) {
+    const FieldDescriptor* field = v1::StatusWord::descriptor()->FindFieldByName(std::string(name));
+    bad(field == nullptr ? 0 : field->number(), what);
+  });
+  plan_.rejected_is_readable |= status.when.stage == v1::REJECTED;
   status.code = word.code();
   if (word.code().empty()) {
     bad(v1::StatusWord::kCodeFieldNumber,

@@ -282,6 +282,20 @@ const DescriptorPool& GiftPool() {
   return *pool;
 }
 
+// A notice that says when, and its call's constants.
+std::string Tell(const std::string& head, const std::string& more) {
+  return absl::StrCat("notice { ", head,
+                      " with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] "
+                      "{ text { ko: \"x\" en: \"x\" } ",
+                      more, "} } }");
+}
+
+// A step that fills its request from fields of other names.
+std::string From(const std::string& from) {
+  return absl::StrCat(R"(step { id: "pay" call: "payment.Capture" via: GRPC from { )", from,
+                      " } }");
+}
+
 // A whole storefront around what a row is about. Line 1 is the id, line 2 the currency, line 3
 // opens place; a row's steps begin in line 4.
 std::string Shop(const std::string& place, const std::string& after_place = "") {
@@ -346,14 +360,14 @@ place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
       {"UnknownField",
        R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" cal: "catalog.Quote" via: GRPC } })",
-       R"(2:28: unknown field "cal"; did you mean "call"? Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with)"},
+       R"(2:28: unknown field "cal"; did you mean "call"? Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from)"},
       {"UnknownFieldsAreAllReported",
        R"(id: "shop" currency: "KRW"
 place { step { name: "quote" call: "catalog.Quote" via: GRPC } }
 plaice { step { id: "x" } })",
-       R"(1:12: unknown field "currency". Storefront has: id, display_name, currency_code, place, cancel, status
-2:16: unknown field "name". Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with
-3:1: unknown field "plaice"; did you mean "place"? Storefront has: id, display_name, currency_code, place, cancel, status)"},
+       R"(1:12: unknown field "currency". Storefront has: id, display_name, currency_code, place, cancel, status, notice
+2:16: unknown field "name". Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from
+3:1: unknown field "plaice"; did you mean "place"? Storefront has: id, display_name, currency_code, place, cancel, status, notice)"},
       {"UnknownExtension",
        R"(id: "shop" currency_code: "KRW"
 [some.extension]: 1
@@ -464,9 +478,9 @@ step {
        Shop(R"(step { id: "quote" call: "catalog.Frobnicate" via: GRPC })"),
        R"(4:20: step "quote": unknown call "catalog.Frobnicate". It has: Quote, Reserve)"},
       {"UnknownContext", Shop(R"(step { id: "pay" call: "paymnt.Capture" via: GRPC })"),
-       R"(4:18: step "pay": unknown context "paymnt" in call "paymnt.Capture"; did you mean "payment"? There are: catalog, delivery, payment, store)"},
+       R"(4:18: step "pay": unknown context "paymnt" in call "paymnt.Capture"; did you mean "payment"? There are: …)"},
       {"UnknownContextLikeNone", Shop(R"(step { id: "pay" call: "telepathy.Send" via: GRPC })"),
-       R"(4:18: step "pay": unknown context "telepathy" in call "telepathy.Send". There are: catalog, delivery, payment, store)"},
+       R"(4:18: step "pay": unknown context "telepathy" in call "telepathy.Send". There are: …)"},
       {"UnknownFullMethod",
        Shop(R"(step { id: "pay" call: "gaekju.catalog.v1.CatalogService.Qoute" via: GRPC })"),
        R"(4:18: step "pay": unknown call "gaekju.catalog.v1.CatalogService.Qoute"; did you mean "gaekju.catalog.v1.CatalogService.Quote"? It has: Quote, Reserve)"},
@@ -646,9 +660,11 @@ step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" on_unavailable
       {"DeadlineOfCommand",
        Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM deadline { seconds: 1 } })"),
        R"(4:57: step "quote": deadline is for via: GRPC, a command has none; leave it out)"},
-      {"UndoAndCallInPlace", Shop(R"(step { id: "quote" call: "catalog.Quote" undo: "quote" via: GRPC })"), R"(4:42: step "quote": undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
-      {"ConstantsEmpty", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with {} })"),
-       R"(4:52: step "quote": with is empty; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } }, or leave it out)"},
+      {"UndoAndCallInPlace",
+       Shop(R"(step { id: "quote" call: "catalog.Quote" undo: "quote" via: GRPC })"),
+       R"(4:42: step "quote": undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
+      {"ConstantsEmpty",
+       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with {} })"), R"(4:52: step "quote": with is empty; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } }, or leave it out)"},
       {"ConstantsOfOtherRequest",
        Shop(
            R"(step { id: "quote" call: "catalog.Quote" via: GRPC with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] {} } })"),
@@ -731,6 +747,100 @@ status { undone: "tell" code: "X" text { ko: "x" en: "x" } })"),
       {"StatusTextNotUtf8",
        Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { ko: "\xff" en: "x" } })"),
        R"(8:34: status "X": text is not UTF-8; write the letters themselves)"},
+      {"NoticeWithoutId", Shop(QuotePay(""), Tell(R"(stage: PLACED)", "")),
+       R"(8:1: notice 1: id is missing; write id: "…", a name of your own for this notice)"},
+      {"NoticeIdOfAStep", Shop(QuotePay(""), Tell(R"(id: "pay" stage: PLACED)", "")),
+       R"(8:10: notice "pay": there is another step of this id in line 5; write another id)"},
+      {"NoticeIdTwice",
+       Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "tell" stage: PLACED)", ""), "\n",
+                                       Tell(R"(id: "tell" stage: COMPLETED)", ""))),
+       R"(9:10: notice "tell": there is another notice of this id in line 8; write another id)"},
+      {"NoticeWithoutWhen", Shop(QuotePay(""), Tell(R"(id: "tell")", "")),
+       R"(8:1: notice "tell": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
+      {"NoticeOfNoStage", Shop(QuotePay(""), Tell(R"(id: "tell" stage: STAGE_UNSPECIFIED)", "")),
+       R"(8:21: notice "tell": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+      {"NoticeDoneUnknown", Shop(QuotePay(""), Tell(R"(id: "tell" done: "pray")", "")),
+       R"(8:21: notice "tell": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
+      {"NoticeOfANotice",
+       Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "a" stage: PLACED)", ""), "\n",
+                                       Tell(R"(id: "b" done: "a")", ""))),
+       R"(9:18: notice "b": done: unknown step "a"; did you mean "pay"? There are: quote, pay)"},
+      {"NoticeUndoneOfNothing", Shop(QuotePay(""), Tell(R"(id: "tell" undone: "quote")", "")),
+       R"(8:21: notice "tell": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
+      {"NoticeOfRefusedOrdersThatHaveNeverBeen",
+       Shop(QuotePay(""), Tell(R"(id: "tell" stage: REJECTED)", "")),
+       R"(8:21: notice "tell": stage: refused orders have never been in this storefront, so nobody is told of them; write a status word for stage: REJECTED, or leave this out)"},
+      {"NoticeUnknownCall",
+       Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED call: "gift.Tye" })"),
+       R"(8:35: notice "tell": unknown call "gift.Tye"; did you mean "gift.Tie"? It has: Wrap, Tie, NeedsNumber, NeedsOneLine, NeedsStatus, NoIds, UndoUnknown, UndoNeedsMore, SaysNothing, SaysBoth, Streams)"},
+      {"NoticeThatTakesSomething",
+       Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED call: "catalog.Reserve" })"),
+       R"(8:35: notice "tell": call "catalog.Reserve" takes something, which "Release" takes back; a notice takes nothing: write a step of place or cancel)"},
+      {"NoticeWithoutText", Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED })"),
+       R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } })"},
+      {"NoticeOfFieldThatAStepAnswers",
+       Shop(QuotePay(R"(step { id: "wrap" call: "gift.Wrap" via: JETSTREAM })"),
+            R"(notice { id: "tell" stage: PLACED call: "gift.Tie" })"),
+       R"(8:35: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Write done: "wrap", which answers ribbon)"},
+      {"NoticeOfStepOfCancelIsNotToldItsAnswer",
+       Shop(QuotePay(""), R"(cancel { step { id: "wrap" call: "gift.Wrap" via: GRPC } }
+notice { id: "tell" done: "wrap" call: "gift.Tie" })"),
+       R"(9:34: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Tell of a step of place that answers ribbon, or write with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: … } })"},
+      {"NoticeWithOtherConstants",
+       Shop(
+           QuotePay(""),
+           R"(notice { id: "tell" stage: PLACED with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } })"),
+       R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } }
+8:35: notice "tell": with has the type "type.googleapis.com/gaekju.gift.v1.TieRequest"; write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { … } })"},
+      {"AfterANotice",
+       Shop(QuotePay(
+                R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "tell" })"),
+            Tell(R"(id: "tell" stage: PLACED)", "")),
+       R"(6:60: step "deliver": after: "tell" is a notice, which nobody waits for; make it a step, or leave it out)"},
+      {"UnlessDoneUnknown",
+       Shop(QuotePay(""), R"(cancel { unless_done: "pray" step { undo: "pay" } })"),
+       R"(8:10: unless_done: unknown step of place "pray"; did you mean "pay"? place has: quote, pay)"},
+      {"UnlessDoneTwice",
+       Shop(QuotePay(""),
+            R"(cancel { unless_done: "pay" step { undo: "pay" } unless_done: "pay" })"),
+       R"(8:50: unless_done: "pay" is named twice; leave one out)"},
+      {"UnlessDoneInPlace",
+       R"(id: "shop" currency_code: "KRW"
+place { unless_done: "quote" step { id: "quote" call: "catalog.Quote" via: GRPC } })",
+       R"(2:9: unless_done stands in cancel only; leave it out)"},
+      {"TryLaterWithoutEnglish",
+       R"(id: "shop" currency_code: "KRW"
+place { try_later { ko: "x" } step { id: "quote" call: "catalog.Quote" via: GRPC } })",
+       R"(2:9: try_later has no en; write try_later { ko: "…" en: "…" })"},
+      {"TryLaterNotUtf8",
+       R"(id: "shop" currency_code: "KRW"
+place { try_later { ko: "x" en: "\xff" } step { id: "quote" call: "catalog.Quote" via: GRPC } })",
+       R"(2:9: try_later is not UTF-8; write the letters themselves)"},
+      {"TryLaterThatIsNeverTold",
+       Shop(QuotePay(""),
+            R"(cancel { try_later { ko: "x" en: "x" } step { undo: "pay" via: GRPC } })"),
+       R"(8:10: try_later: the caller waits for no step of cancel that fails when it cannot be reached; leave it out)"},
+      {"FromUnknownField", Shop(From(R"(field: "amont" order: "expected_total")")),
+       R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } }
+4:59: step "pay": from: unknown field "amont"; did you mean "amount"? CaptureRequest has: customer_id, amount, payment_method, missing_method)"},
+      {"FromUnknownOrderField", Shop(From(R"(field: "amount" order: "expected_totl")")),
+       R"(4:75: step "pay": from: the order has no "expected_totl"; did you mean "expected_total"? Of type gaekju.type.v1.Money it has: expected_total)"},
+      {"FromOfOtherType", Shop(From(R"(field: "amount" order: "number")")),
+       R"(4:75: step "pay": from: the order's number is int64, but amount is gaekju.type.v1.Money)"},
+      {"FromThatChanges", Shop(From(R"(field: "amount" order: "total")")),
+       R"(4:75: step "pay": from: the order's total changes while the order runs, and a step that is asked again must be told the same; leave it out)"},
+      {"FromTwice",
+       Shop(From(
+           R"(field: "amount" order: "expected_total" } from { field: "amount" order: "expected_total")")),
+       R"(4:108: step "pay": from: "amount" is filled twice; leave one out)"},
+      {"FromOfTheSaga",
+       Shop(From(
+           R"(field: "amount" order: "expected_total" } from { field: "order_id" order: "customer_id")")),
+       R"(4:108: step "pay": from: order_id is given by the saga; leave it out)"},
+      {"FromOfAnUndo",
+       Shop(QuotePay(""),
+            R"(cancel { step { undo: "pay" from { field: "amount" order: "expected_total" } } })"),
+       R"(8:29: undo "pay": an undo is told only its order and step; leave from out)"},
       {"SeveralMistakes",
        R"(id: "Shop"
 currency_code: "won"
@@ -768,10 +878,13 @@ place {
 
 // ---- mistakes
 
-// The list of what the order has would change with every field of Order; one test has it.
-std::string WithoutOrderFields(const std::string& error) {
-  return std::regex_replace(error, std::regex("The order has: [^.]*(\\.[a-zA-Z][^.]*)*\\. "),
-                            "The order has: … ");
+// The lists of what the order has and of which contexts there are would change with every field of
+// Order and every context; a test each has them.
+std::string WithoutLists(const std::string& error) {
+  return std::regex_replace(
+      std::regex_replace(error, std::regex("The order has: [^.]*(\\.[a-zA-Z][^.]*)*\\. "),
+                         "The order has: … "),
+      std::regex("(unknown context .* There are: ).*"), "$1…");
 }
 
 class StorefrontMistake : public testing::TestWithParam<Mistake> {};
@@ -780,7 +893,7 @@ TEST_P(StorefrontMistake, IsToldWithItsPlace) {
   const absl::StatusOr<Plan> plan = ParseStorefront(GetParam().text, "shop.textproto", GiftPool());
   ASSERT_FALSE(plan.ok()) << GetParam().text;
   EXPECT_EQ(plan.status().code(), absl::StatusCode::kInvalidArgument);
-  const std::string error = WithoutOrderFields(std::string(plan.status().message()));
+  const std::string error = WithoutLists(std::string(plan.status().message()));
   EXPECT_EQ(absl::StrReplaceAll(error, {{"shop.textproto:", ""}}), GetParam().error)
       << GetParam().text;
   for (absl::string_view line : absl::StrSplit(error, '\n')) {
@@ -790,6 +903,14 @@ TEST_P(StorefrontMistake, IsToldWithItsPlace) {
 
 INSTANTIATE_TEST_SUITE_P(, StorefrontMistake, testing::ValuesIn(Mistakes()),
                          [](const auto& row) { return row.param.name; });
+
+TEST(StorefrontMistakes, OfAContextListThoseThatAreLinkedIn) {
+  const auto plan =
+      ParseStorefront(Shop(R"(step { id: "pay" call: "telepathy.Send" via: GRPC })"), "");
+  ASSERT_FALSE(plan.ok());
+  EXPECT_THAT(std::string(plan.status().message()),
+              testing::ContainsRegex("There are: .*catalog, .*delivery, .*payment, store"));
+}
 
 TEST(StorefrontMistakes, OfARequiredFieldListWhatThereIs) {
   const auto plan = ParseStorefront(Shop(kPay), "shop.textproto");
@@ -878,7 +999,13 @@ std::string Names(const Plan& plan, const std::vector<int>& steps) {
   return absl::StrJoin(names, ",");
 }
 
-// A plan as text, one step, undo or word a line.
+std::string WhenOf(const Plan& plan, const PlanTrigger& when) {
+  return when.done >= 0     ? "done " + plan.steps.at(when.done).id
+         : when.undone >= 0 ? "undone " + plan.steps.at(when.undone).id
+                            : v1::Stage_Name(when.stage);
+}
+
+// A plan as text, one step, undo, word or notice a line.
 std::string Dump(const Plan& plan) {
   std::vector<std::string> lines = {absl::StrCat(
       plan.storefront, " ", plan.currency_code, " place=", plan.place_count,
@@ -888,15 +1015,19 @@ std::string Dump(const Plan& plan) {
     for (const FieldCopy& copy : step.copies) {
       copies.push_back(absl::StrCat(
           copy.target->name(), "<",
-          copy.from == FieldCopy::From::kOrder ? "order" : plan.steps.at(copy.step).id));
-      EXPECT_EQ(copy.source->name(), copy.target->name());
+          copy.from == FieldCopy::From::kOrder ? "order" : plan.steps.at(copy.step).id,
+          copy.source->name() == copy.target->name() ? ""
+                                                     : absl::StrCat(".", copy.source->name())));
       EXPECT_EQ(copy.target->containing_type(), step.request);
     }
     EXPECT_EQ(step.undo_request == nullptr, step.undo_method.empty());
     EXPECT_EQ(step.undo_response == nullptr, step.undo_method.empty());
     lines.push_back(absl::StrCat(
-        step.in_cancel ? "cancel " : "place ", step.id, " ", step.context, " ", step.method,
-        " undo=", step.undo_method, " ", v1::Via_Name(step.via), step.buyer_waits ? " waits" : "",
+        step.is_notice   ? absl::StrCat("notice ", WhenOf(plan, step.when), " ")
+        : step.in_cancel ? "cancel "
+                         : "place ",
+        step.id, " ", step.context, " ", step.method, " undo=", step.undo_method, " ",
+        v1::Via_Name(step.via), step.buyer_waits ? " waits" : "",
         step.fail_on_unavailable ? " fails" : "", " ", step.deadline_us, "us",
         step.expires_after_us > 0 ? absl::StrCat(" expires=", step.expires_after_us, "us") : "",
         " after=", Names(plan, step.after), " after_undo=", Names(plan, step.after_undo), " ",
@@ -909,11 +1040,8 @@ std::string Dump(const Plan& plan) {
                                  " after_undo=", Names(plan, undo.after_undo)));
   }
   for (const PlanStatus& status : plan.statuses) {
-    lines.push_back(absl::StrCat("status ",
-                                 status.done >= 0     ? "done " + plan.steps.at(status.done).id
-                                 : status.undone >= 0 ? "undone " + plan.steps.at(status.undone).id
-                                                      : v1::Stage_Name(status.stage),
-                                 " ", status.code, " ", status.ko, " ", status.en));
+    lines.push_back(absl::StrCat("status ", WhenOf(plan, status.when), " ", status.code, " ",
+                                 status.ko, " ", status.en));
   }
   return absl::StrJoin(lines, "\n") + "\n";
 }
@@ -1045,6 +1173,64 @@ undo ask JETSTREAM after= after_undo=
 status REJECTED NO 예약불가 No
 status done told TOLD_2 전달 Told
 )");
+}
+
+// Notices, and what a flow says as a whole.
+constexpr char kTelling[] = R"(
+  id: "tell" currency_code: "KRW"
+  place {
+    try_later { ko: "잠시 후" en: "Later" }
+    step { id: "pay" call: "payment.Capture" via: GRPC from { field: "amount" order: "expected_total" } }
+    step { id: "wrap" call: "gift.Wrap" via: JETSTREAM after: "pay" with { [type.googleapis.com/gaekju.gift.v1.WrapRequest] { note: "n" } } from { field: "note" order: "delivery_address" } }
+    step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "wrap" }
+    step { id: "receive" call: "delivery.AwaitReceipt" via: JETSTREAM after: "deliver" }
+  }
+  cancel {
+    unless_done: ["receive", "deliver"]
+    try_later { ko: "나중에" en: "Not now" }
+    step { id: "ask" call: "gift.Tie" via: GRPC with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } }
+    step { undo: "pay" after: "ask" }
+  }
+  status { stage: REJECTED code: "NO" text { ko: "예약불가" en: "No" } }
+  notice { id: "a" stage: REJECTED with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { code: "A" text { ko: "ㄱ" en: "a" } } } }
+  notice { id: "b" done: "deliver" call: "gift.Tie" }
+  notice { id: "c" undone: "pay" call: "gift.Tie" with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } }
+  notice { id: "d" done: "ask" call: "gift.Tie" with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } }
+)";
+
+TEST(Storefront, NoticesAreStepsThatComeAfterTheFlowsAndAreToldWhatTheirStepsKnow) {
+  const Plan plan = Good(kTelling);
+  EXPECT_EQ(plan.notice_count, 4);
+  EXPECT_EQ(plan.flow_count(), 5);
+  EXPECT_EQ(Dump(plan),
+            R"(tell KRW place=4 cancel rejected_is_readable
+place pay payment gaekju.payment.v1.PaymentService.Capture undo=gaekju.payment.v1.PaymentService.Refund GRPC waits fails 2000000us after= after_undo= customer_id<order,amount<order.expected_total,payment_method<order
+place wrap gift gaekju.gift.v1.GiftService.Wrap undo=gaekju.gift.v1.GiftService.Unwrap JETSTREAM 2000000us after=pay after_undo= lines<order,storefront<order,customer_name<order with
+place deliver delivery gaekju.delivery.v1.DeliveryService.Start undo=gaekju.delivery.v1.DeliveryService.Cancel JETSTREAM 2000000us after=wrap after_undo= storefront<order,customer_id<order,customer_name<order,delivery_address<order,lines<order
+place receive delivery gaekju.delivery.v1.DeliveryService.AwaitReceipt undo= JETSTREAM 2000000us after=deliver after_undo= delivery_id<deliver
+cancel ask gift gaekju.gift.v1.GiftService.Tie undo= GRPC waits fails 2000000us after= after_undo=  with
+notice REJECTED a notification gaekju.notification.v1.NotificationService.Notify undo= JETSTREAM 2000000us after= after_undo= storefront<order,number<order,customer_id<order,customer_name<order,lines<order with
+notice done deliver b gift gaekju.gift.v1.GiftService.Tie undo= JETSTREAM 2000000us after= after_undo= ribbon<wrap,paper<wrap
+notice undone pay c gift gaekju.gift.v1.GiftService.Tie undo= JETSTREAM 2000000us after= after_undo=  with
+notice done ask d gift gaekju.gift.v1.GiftService.Tie undo= JETSTREAM 2000000us after= after_undo=  with
+undo pay JETSTREAM after=ask after_undo=
+status REJECTED NO 예약불가 No
+)");
+  EXPECT_EQ(Names(plan, plan.unless_done), "receive,deliver");
+  EXPECT_EQ(plan.place_try_later.ko(), "잠시 후");
+  EXPECT_EQ(plan.place_try_later.en(), "Later");
+  EXPECT_EQ(plan.cancel_try_later.ko(), "나중에");
+  EXPECT_EQ(plan.cancel_try_later.en(), "Not now");
+}
+
+TEST(Storefront, KnowsWhatTheBuyerHasToGive) {
+  const Plan plan = Good(kTelling);
+  std::vector<std::string> inputs;
+  for (const PlanInput& input : plan.inputs)
+    inputs.push_back(absl::StrCat(input.field->name(), "<", input.step));
+  EXPECT_EQ(
+      absl::StrJoin(inputs, " "),
+      "storefront<deliver customer_id<pay customer_name<wrap lines<deliver expected_total<pay");
 }
 
 TEST(Storefront, WithoutCancelOrWordsIsAPlanToo) {
@@ -1185,6 +1371,19 @@ order::v1::Order SomeOrder() {
   return order;
 }
 
+TEST(BuildRequest, AFieldOfAnotherNameIsTheOrders) {
+  const Plan plan = Good(kTelling);
+  order::v1::Order order = SomeOrder();
+  order.mutable_expected_total()->set_currency_code("KRW");
+  order.mutable_expected_total()->set_minor_units(777);
+  const std::string none;
+  const auto answer_of = [&](int) -> const std::string& { return none; };
+  payment::v1::CaptureRequest pay;
+  ASSERT_TRUE(pay.ParseFromString(BuildRequest(plan, plan.steps[0], order, answer_of, "pay")));
+  EXPECT_EQ(pay.amount().minor_units(), 777);
+  EXPECT_EQ(pay.customer_id(), order.customer_id());
+}
+
 TEST(BuildRequest, FillsEveryStepOfFashion) {
   const Plan plan = Good(ReadFile("storefronts/fashion.textproto"));
   const order::v1::Order order = SomeOrder();
@@ -1279,7 +1478,7 @@ TEST(BuildRequest, IsTheSameWhateverHasHappenedToTheOrder) {
   }
   // Every other field of Order is fixed; a new one has to be sorted into one of the two
   // (flow/request.cc).
-  EXPECT_EQ(order::v1::Order::descriptor()->field_count(), 20);
+  EXPECT_EQ(order::v1::Order::descriptor()->field_count(), 21);
 }
 
 TEST(BuildRequest, FillsRequestsOfContextsThatAreNotLinkedIn) {

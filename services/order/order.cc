@@ -32,6 +32,7 @@ const flow::Table kOrders = {"orders",
                              &OrderRecord::default_instance(),
                              {{"storefront", "order.storefront"},
                               {"customer_id", "order.customer_id"},
+                              {"number", "order.number"},
                               {"state", "order.state"},
                               {"visible", "visible"},
                               {"due_time_us", "due_time_us"}}};
@@ -52,6 +53,13 @@ std::string RequestKey(const PlaceOrderRequest& request) {
 }
 
 // ---- checks of a request by itself
+
+bool IsEmpty(const google::protobuf::Message& message,
+             const google::protobuf::FieldDescriptor& field) {
+  const auto* reflection = message.GetReflection();
+  return field.is_repeated() ? reflection->FieldSize(message, &field) == 0
+                             : !reflection->HasField(message, &field);
+}
 
 google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest& request) {
   flow::FieldChecks checks(kDomain);
@@ -86,6 +94,21 @@ google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest&
         "expected_total.currency_code");
   }
   if (request.has_expected_total()) checks.Money("expected_total", request.expected_total(), 0);
+  // What is no number is neither above nor below.
+  const auto& place = request.delivery_location();
+  checks
+      .That(place.latitude() >= -90 && place.latitude() <= 90, "delivery_location.latitude",
+            "must be -90 to 90")
+      .That(place.longitude() >= -180 && place.longitude() <= 180, "delivery_location.longitude",
+            "must be -180 to 180");
+  // Some fields only some shops need; what the server sets is not the buyer's to give.
+  for (const flow::PlanInput& input : plan->inputs) {
+    const auto* field = request.GetDescriptor()->FindFieldByName(std::string(input.field->name()));
+    if (field == nullptr) continue;
+    checks.That(!IsEmpty(request, *field), field->name(),
+                absl::StrCat("must be set: step \"", input.step, "\" of storefront \"",
+                             plan->storefront, "\" needs it"));
+  }
   return checks.status();
 }
 
@@ -302,6 +325,9 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
   for (auto& line : *order.mutable_lines()) line.clear_unit_price();
   order.set_payment_method(request.payment_method());
   if (request.has_expected_total()) *order.mutable_expected_total() = request.expected_total();
+  if (request.has_delivery_location()) {
+    *order.mutable_delivery_location() = request.delivery_location();
+  }
 
   SagaRun run(*plan, &record, turn.now_us());
   run.Place();
@@ -332,6 +358,12 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
     case SagaRun::CancelReply::kRejected:
       return Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "ORDER_REJECTED",
                     "the order was refused; there is nothing to cancel");
+    case SagaRun::CancelReply::kTooLate: {
+      Answer answer;
+      answer.kind = Answer::Kind::kRefused;
+      answer.status = SagaRun::TooLateStatus();
+      return answer;
+    }
     case SagaRun::CancelReply::kBusy: {
       Answer answer;
       answer.kind = Answer::Kind::kRefused;
@@ -412,7 +444,7 @@ std::unique_ptr<flow::Context> MakeOrderContext(const PlanBook* book) {
   context->gets.push_back({service + "GetOrder", &kOrders, "order_id", "order", ProjectOrder});
   context->lists.push_back({service + "ListOrders",
                             &kOrders,
-                            {"storefront", "customer_id"},
+                            {"storefront", "customer_id", "number"},
                             "orders",
                             /*newest_first=*/true,
                             ProjectOrder});

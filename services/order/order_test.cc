@@ -8,6 +8,7 @@
 #include "flow/storefront.h"
 #include "flow/turn.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
+#include "gaekju/notification/v1/notification_service.pb.h"
 #include "gaekju/order/v1/order.pb.h"
 #include "gaekju/order/v1/order_events.pb.h"
 #include "gaekju/order/v1/order_service.pb.h"
@@ -298,6 +299,101 @@ TEST_F(OrderTest, AnAnswerForNobodyChangesNothing) {
   EXPECT_EQ(shop_.written_count(), 0);
 }
 
+TEST_F(OrderTest, WhereTheBuyerIsIsKept) {
+  PlaceOrderRequest request = Request();
+  request.mutable_delivery_location()->set_latitude(37.5);
+  request.mutable_delivery_location()->set_longitude(-180);
+  Place(request);
+  const auto* record = shop_.Row<OrderRecord>(kOrders, "o1");
+  EXPECT_EQ(record->order().delivery_location().latitude(), 37.5);
+  EXPECT_EQ(record->order().delivery_location().longitude(), -180);
+}
+
+TEST_F(OrderTest, IsFoundByItsNumber) {
+  const auto& lists = context_->lists;
+  ASSERT_EQ(lists.size(), 1u);
+  EXPECT_THAT(lists[0].filters, ::testing::Contains("number"));
+}
+
+constexpr char kTellingShop[] = R"(
+id: "shop" display_name { ko: "가게" en: "Shop" } currency_code: "KRW"
+place {
+  try_later { ko: "잠시 후" en: "Later" }
+  step { id: "pay" call: "payment.Capture" via: GRPC from { field: "amount" order: "expected_total" } }
+  step { id: "wait" call: "delivery.Start" via: JETSTREAM after: "pay" }
+}
+cancel { unless_done: "wait" step { undo: "pay" } }
+status { stage: PLACED code: "PLACED" text { ko: "주문" en: "Placed" } }
+notice {
+  id: "tell"
+  stage: PLACED
+  with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { code: "X" text { ko: "가" en: "a" } } }
+}
+)";
+
+class TellingOrderTest : public OrderTest {
+ protected:
+  TellingOrderTest() : OrderTest(kTellingShop) {}
+  static PlaceOrderRequest Shown() {
+    PlaceOrderRequest request = Request();
+    request.mutable_expected_total()->set_currency_code("KRW");
+    request.mutable_expected_total()->set_minor_units(9000);
+    return request;
+  }
+};
+
+TEST_F(TellingOrderTest, WhatAStepNeedsOfTheBuyerHasToBeGiven) {
+  const Answer answer = Place(Request());
+  EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "FIELD_INVALID");
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(answer.status.details(0).UnpackTo(&info));
+  EXPECT_EQ(info.metadata().at("field"), "expected_total");
+  EXPECT_EQ(Place(Shown()).wait_key, "o1/place");
+  const auto calls = shop_.TakeCalls();
+  ASSERT_EQ(calls.size(), 1u);
+  payment::v1::CaptureRequest pay;
+  ASSERT_TRUE(pay.ParseFromString(calls[0].payload));
+  EXPECT_EQ(pay.amount().minor_units(), 9000);
+}
+
+TEST_F(TellingOrderTest, ANoticeIsACommandThatAnswersToTheOrder) {
+  Place(Shown());
+  Result("pay", Outcome::OUTCOME_DONE);
+  std::vector<std::string> commands;
+  for (const auto& envelope : shop_.TakeEnvelopes()) {
+    if (envelope.kind != flow::Envelope::Kind::kCommand || envelope.step_id != "tell") continue;
+    EXPECT_EQ(envelope.to, "notification");
+    EXPECT_EQ(envelope.type, "gaekju.notification.v1.NotificationService.Notify");
+    EXPECT_EQ(envelope.reply_to, "order");
+    notification::v1::NotifyRequest notice;
+    ASSERT_TRUE(notice.ParseFromString(envelope.payload));
+    EXPECT_EQ(notice.code(), "X");
+    EXPECT_EQ(notice.number(), 1);
+    EXPECT_EQ(notice.step_id(), "tell");
+    commands.push_back(envelope.step_id);
+  }
+  EXPECT_THAT(commands, ElementsAre("tell"));
+}
+
+TEST_F(TellingOrderTest, AnAnsweredNoticeIsNoEvent) {
+  Place(Shown());
+  Result("pay", Outcome::OUTCOME_DONE);
+  Events();
+  Result("tell", Outcome::OUTCOME_DONE);
+  EXPECT_THAT(Events(), IsEmpty());
+}
+
+TEST_F(TellingOrderTest, ACancelThatComesTooLateIsRefused) {
+  Place(Shown());
+  Result("pay", Outcome::OUTCOME_DONE);
+  Result("wait", Outcome::OUTCOME_DONE);
+  const Answer answer = Cancel();
+  EXPECT_EQ(answer.status.code(), google::rpc::FAILED_PRECONDITION);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "CANCEL_TOO_LATE");
+  EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
+}
+
 class ReadableOrderTest : public OrderTest {
  protected:
   ReadableOrderTest() : OrderTest(ReadableShop()) {}
@@ -371,7 +467,15 @@ INSTANTIATE_TEST_SUITE_P(
         BadRequestCase{"WrongCurrency", "expected_total { currency_code: 'USD' minor_units: 1 }", 3,
                        "CURRENCY_MISMATCH", "expected_total.currency_code"},
         BadRequestCase{"NegativePrice", "expected_total { currency_code: 'KRW' minor_units: -1 }",
-                       3, "FIELD_INVALID", "expected_total.minor_units"}),
+                       3, "FIELD_INVALID", "expected_total.minor_units"},
+        BadRequestCase{"NorthOfThePole", "delivery_location { latitude: 90.001 }", 3,
+                       "FIELD_INVALID", "delivery_location.latitude"},
+        BadRequestCase{"NoLatitudeAtAll", "delivery_location { latitude: nan }", 3, "FIELD_INVALID",
+                       "delivery_location.latitude"},
+        BadRequestCase{"OnceAround", "delivery_location { longitude: -180.5 }", 3, "FIELD_INVALID",
+                       "delivery_location.longitude"},
+        BadRequestCase{"EndlesslyEast", "delivery_location { longitude: inf }", 3, "FIELD_INVALID",
+                       "delivery_location.longitude"}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace
