@@ -12,7 +12,7 @@ import pytest
 import oracle
 from gaekju_house import eventually
 from shop import Call, Shop, refused, won
-from stubs import CONTEXTS, delivery_pb, delivery_service, order_pb, payment_pb, store_service
+from stubs import delivery_pb, delivery_service, order_pb, payment_pb, store_service
 
 PRICE = 20_000
 FASHION_EVENTS = ["OrderPlaced", "StoreAccepted", "DeliveryStarted"]
@@ -418,7 +418,7 @@ def _cancelled_before_delivery(shop, order):
 
 # ---------------------------------------------------------------- the same, with a process killed in the middle
 
-# The table that a context's turn for the flow touches first.
+# The contexts that the flow asks, each with the table that its turn touches first.
 TABLE = {"order": "orders", "catalog": "products", "payment": "payments", "store": "acceptances",
          "delivery": "deliveries", "view": "order_views"}
 
@@ -456,8 +456,8 @@ def _asked_steps(shop, buyer):
 
 
 PLACE_KILLS = [
-    *[(context, "in_turn") for context in CONTEXTS],
-    *[(context, "unanswered") for context in CONTEXTS],
+    *[(context, "in_turn") for context in TABLE],
+    *[(context, "unanswered") for context in TABLE],
     *[(context, "unpublished") for context in ("order", "payment")],
 ]
 
@@ -503,8 +503,8 @@ def test_FA_02_with_order_killed_between_the_payments_commit_and_its_own(house, 
 
 
 CANCEL_KILLS = [
-    *[(context, "in_turn") for context in CONTEXTS if context != "catalog"],
-    *[(context, "unanswered") for context in CONTEXTS if context != "catalog"],
+    *[(context, "in_turn") for context in TABLE if context != "catalog"],
+    *[(context, "unanswered") for context in TABLE if context != "catalog"],
     ("order", "unpublished"),
 ]
 
