@@ -612,7 +612,10 @@ absl::Status TurnLoop::TryTurn(Items& items, Finished* finished) {
   const int64_t committed_us = SteadyUs();
 
   for (const flow::RowKey& key : turn.order()) {
-    if (turn.row(key).dirty) finished->changed.push_back(key);
+    const flow::Turn::Row& row = turn.row(key);
+    if (!row.dirty) continue;
+    if (outputs_.observe) outputs_.observe(*key.table, key.key, *row.body);
+    finished->changed.push_back(key);
   }
   finished->incarnation = store_.incarnation();
   finished->rows = std::move(rows);

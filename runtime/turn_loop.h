@@ -87,8 +87,14 @@ struct TurnStats {
 };
 
 // Where a turn's results go after its COMMIT. Each may be null. Called on the loop's second thread,
-// in the order of the turns.
+// in the order of the turns, but for `observe`.
 struct TurnOutputs {
+  // Each row that the turn wrote, as it was committed: for what a context keeps of its tables in
+  // memory. Called on the loop's thread, before the next turn begins. A turn whose COMMIT nobody
+  // answered is not seen here: who needs every row also reads the table now and then, as for those
+  // that other replicas write.
+  std::function<void(const flow::Table&, const std::string& key, const google::protobuf::Message&)>
+      observe;
   std::function<void(int64_t incarnation, std::vector<OutboxRow> rows)>
       committed;  // Relay::Committed
   // Makes the call and reports its end once, on any thread.
