@@ -44,10 +44,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "gaekju/facade/hal/v1/hal.pb.h"
 #include "gaekju/order/v1/order.pb.h"
+#include "gaekju/order/v1/order_service.pb.h"
 #include "gaekju/type/v1/type.pb.h"
 #include "gaekju/view/v1/view.pb.h"
 #include "google/protobuf/message.h"
@@ -123,7 +125,7 @@ class Call {
   // Remembers it for OrderIdOf and NumberOf; what returns orders here has done so.
   void Remember(const std::string& order_id, int64_t number);
   // Fills in storefront, request_id and a missing customer_id, and places it.
-  absl::StatusOr<order::v1::Order> PlaceOrder(const order::v1::Order& order);
+  absl::StatusOr<order::v1::Order> PlaceOrder(order::v1::PlaceOrderRequest request);
   // As it is now after its cancel was accepted. Asking again changes nothing. Errors: NOT_FOUND
   // ORDER_UNKNOWN, and order's own.
   absl::StatusOr<order::v1::Order> CancelOrder(int64_t number);
@@ -169,6 +171,31 @@ class Call {
   const std::string& shop_;
   CallState& state_;
 };
+
+// The size of a page: 100 when 0, never more than 1,000.
+int32_t PageSize(int32_t size);
+
+// A page of what a context lists of all shops, of those that `wanted` wants. Not empty, unless it
+// is the last: pages of other shops are passed over. `items`: the response's repeated field.
+template <class Item, class Request, class Response, class Items, class Wanted>
+absl::StatusOr<std::vector<Item>> PageOf(Call& call, absl::string_view context,
+                                         absl::string_view method, int32_t size, std::string cursor,
+                                         std::string* next_cursor, Items items, Wanted wanted) {
+  std::vector<Item> found;
+  do {
+    Request request;
+    request.set_page_size(PageSize(size));
+    request.set_page_token(cursor);
+    absl::StatusOr<Response> page = call.Ask<Response>(context, method, request);
+    if (!page.ok()) return page.status();
+    for (const Item& item : items(*page)) {
+      if (wanted(item)) found.push_back(item);
+    }
+    cursor = page->next_page_token();
+  } while (found.empty() && !cursor.empty());
+  *next_cursor = std::move(cursor);
+  return found;
+}
 
 // What the shop's own words say: Korean, which are the documents' words also where they are
 // English.

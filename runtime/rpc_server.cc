@@ -156,11 +156,11 @@ class ServerCall {
   }
 
   // Ends the call if nobody has. `pending` adds the trailing metadata.
-  void End(grpc::Status status, std::string payload, bool pending) {
+  void End(grpc::Status status, std::string payload, bool pending, RpcHeaders headers = {}) {
     if (!Claim()) return;
     CloseOnCancel(/*run=*/false);
     if (alarm_) alarm_->Cancel();
-    Finish(std::move(status), std::move(payload), pending);
+    Finish(std::move(status), std::move(payload), pending, headers);
   }
   virtual bool Write(std::string payload) = 0;
 
@@ -192,14 +192,15 @@ class ServerCall {
 
  protected:
   // Called once, by who claimed the call.
-  virtual void Finish(grpc::Status status, std::string payload, bool pending) = 0;
+  virtual void Finish(grpc::Status status, std::string payload, bool pending,
+                      const RpcHeaders& headers) = 0;
 
   void CallerGone(grpc::Status status) {
     cancelled_.store(true, std::memory_order_release);
     CloseOnCancel(/*run=*/true);
     if (!Claim()) return;
     if (alarm_) alarm_->Cancel();
-    Finish(std::move(status), "", false);
+    Finish(std::move(status), "", false, {});
   }
   void CountEnd(const grpc::Status& status) {
     method_->metrics->Ended(status.error_code(),
@@ -253,7 +254,9 @@ class UnaryCall final : public internal::ServerCall, public grpc::ServerUnaryRea
   }
 
  private:
-  void Finish(grpc::Status status, std::string payload, bool pending) override {
+  void Finish(grpc::Status status, std::string payload, bool pending,
+              const RpcHeaders& headers) override {
+    for (const auto& [name, value] : headers) context_->AddInitialMetadata(name, value);
     if (status.ok()) *response_ = ToByteBuffer(std::move(payload));
     if (pending) context_->AddTrailingMetadata("gaekju-outcome", "pending");
     CountEnd(status);
@@ -292,8 +295,10 @@ class StreamCall final : public internal::ServerCall,
   }
 
  private:
-  void Finish(grpc::Status status, std::string payload, bool pending) override {
+  void Finish(grpc::Status status, std::string payload, bool pending,
+              const RpcHeaders& headers) override {
     GK_CHECK(!pending) << "Pending() on a stream";
+    GK_CHECK(headers.empty()) << "headers on a stream, which may have begun";
     CountEnd(status);
     {
       absl::MutexLock lock(&mutex_);
@@ -436,6 +441,10 @@ void Responder::Done(std::string payload) {
 }
 void Responder::Refuse(const google::rpc::Status& status) { call_->End(ToGrpc(status), "", false); }
 void Responder::Pending() { call_->End(grpc::Status::OK, "", true); }
+void Responder::Reply(const google::rpc::Status& status, std::string payload, RpcHeaders headers) {
+  call_->End(ToGrpc(status), status.code() == 0 ? std::move(payload) : "", false,
+             std::move(headers));
+}
 bool Responder::Write(std::string payload) { return call_->Write(std::move(payload)); }
 bool Responder::cancelled() const { return call_->cancelled(); }
 void Responder::OnCancel(std::function<void()> on_cancel) {
@@ -608,6 +617,10 @@ void RpcServer::Impl::Begin(const ServedMethod& method, grpc::CallbackServerCont
   if (const auto it = metadata.find("grpc-previous-rpc-attempts"); it != metadata.end()) {
     if (!absl::SimpleAtoi(absl::string_view(it->second.data(), it->second.size()), &made.attempts))
       made.attempts = 0;
+  }
+  for (const std::string& name : options.headers) {
+    if (const auto it = metadata.find(name); it != metadata.end())
+      made.headers.emplace_back(name, std::string(it->second.data(), it->second.size()));
   }
   method.handler(*method.descriptor, std::move(made), std::move(message), std::move(responder));
 }

@@ -30,6 +30,8 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -42,6 +44,9 @@
 
 namespace gaekju::runtime {
 
+// Metadata of a call or an answer: lower-case names, printable ASCII values.
+using RpcHeaders = std::vector<std::pair<std::string, std::string>>;
+
 // What a handler learns of a call beside its request.
 struct CallContext {
   // Microseconds since 1970: the caller's, or the method's default when the caller set none. A
@@ -52,6 +57,7 @@ struct CallContext {
   std::string peer;  // the other end's address, as gRPC writes it: "ipv4:127.0.0.1:40000"
   int32_t attempts =
       0;  // how often the caller's gRPC library tried before (grpc-previous-rpc-attempts)
+  RpcHeaders headers;  // those of RpcServerOptions::headers that the caller sent
 };
 
 namespace internal {
@@ -79,6 +85,8 @@ class Responder {
   void Refuse(const google::rpc::Status&
                   status);  // code 0 is OK with an empty message (the end of a stream)
   void Pending();
+  // As Done() (code 0) or Refuse(), with initial metadata.
+  void Reply(const google::rpc::Status& status, std::string payload, RpcHeaders headers);
 
   // Streams one message (server-streaming methods; each message is a whole state). Never blocks: at
   // most `stream_queue_max` messages wait for a slow reader, then the oldest unsent one is dropped.
@@ -111,6 +119,8 @@ struct RpcServerOptions {
   // Per connection. Two full turns (512) of one peer on one connection.
   int streams_max = 1024;
   int metadata_bytes_max = 8192;
+  // Names of the metadata that handlers want to see (CallContext::headers); lower-case.
+  std::vector<std::string> headers = {};
   // Largest request of a method that sets no limit of its own (its authorization option), bytes.
   int request_bytes_max = 65536;
   // Deadline of a caller that sets none, where the method's option sets none, milliseconds.
