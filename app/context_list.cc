@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "app/assignment_migrations.h"
 #include "app/cart_migrations.h"
 #include "app/catalog_migrations.h"
 #include "app/delivery_migrations.h"
@@ -11,6 +12,8 @@
 #include "app/store_migrations.h"
 #include "app/view_migrations.h"
 #include "flow/check.h"
+#include "services/assignment/assignment.h"
+#include "services/assignment/assignment_service.h"
 #include "services/cart/cart.h"
 #include "services/catalog/catalog.h"
 #include "services/delivery/delivery.h"
@@ -31,6 +34,14 @@ using Make = std::function<absl::StatusOr<ContextPtr>(const runtime::PgOptions& 
 Make Plain(const flow::Context& (*context)()) {
   return [context](const runtime::PgOptions&) -> absl::StatusOr<ContextPtr> {
     return ContextPtr(ContextPtr(), &context());
+  };
+}
+
+// The assignment context, and the dealers it knows.
+Make Assignments(std::shared_ptr<assignment::DealerBook> book) {
+  return [book = std::move(book)](const runtime::PgOptions& pg) -> absl::StatusOr<ContextPtr> {
+    if (absl::Status status = book->Open(pg); !status.ok()) return status;
+    return ContextPtr(assignment::MakeAssignmentContext(book.get()));
   };
 }
 
@@ -94,6 +105,14 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
      Plain(notification::NotificationContext));
   is("view", view::ViewMigrations(), Plain(view::ViewContext));
   if (name == "order") spec.observe = ObserveOrders;
+  if (name == "assignment") {
+    auto book = std::make_shared<assignment::DealerBook>();
+    is("assignment", assignment::AssignmentMigrations(), Assignments(book));
+    spec.observe_committed = [book](const flow::Table& table, const std::string&,
+                                    const google::protobuf::Message& row) {
+      book->Observe(table, row);
+    };
+  }
   GK_CHECK(spec.make != nullptr) << name;
   return spec;
 }

@@ -7,8 +7,9 @@
 namespace gaekju::app {
 
 const std::vector<std::string>& ContextNames() {
-  static const auto* const kNames = new std::vector<std::string>{
-      "order", "payment", "catalog", "store", "delivery", "cart", "notification", "view"};
+  static const auto* const kNames =
+      new std::vector<std::string>{"order", "payment",    "catalog",      "store", "delivery",
+                                   "cart",  "assignment", "notification", "view"};
   return *kNames;
 }
 

@@ -252,6 +252,7 @@ void ContextServer::Core::Build() {
   outputs.committed = [this](int64_t incarnation, std::vector<OutboxRow> rows) {
     relay->Committed(incarnation, std::move(rows));
   };
+  outputs.observe = spec.observe_committed;
   outputs.call = [this](flow::Call call, std::function<void(flow::StepResult)> done) {
     shared.client->Call(std::move(call), std::move(done));
   };

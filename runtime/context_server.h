@@ -44,6 +44,11 @@ class ContextServer {
     // Called every few seconds on a connection for reads, to set metrics that only the database
     // knows. May be null.
     std::function<void(PgConnection& pg, Metrics& metrics)> observe;
+    // Each row that a turn has committed, before the next turn begins: TurnOutputs::observe. May be
+    // null.
+    std::function<void(const flow::Table& table, const std::string& key,
+                       const google::protobuf::Message& row)>
+        observe_committed;
   };
   // What the contexts of a process share. All outlive the server.
   struct Shared {
