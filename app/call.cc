@@ -8,11 +8,11 @@
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "app/command.h"
 #include "app/context_list.h"
+#include "app/methods.h"
 #include "app/up_file.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/dynamic_message.h"
@@ -32,35 +32,8 @@ ABSL_FLAG(absl::Duration, deadline, absl::Seconds(10),
 namespace gaekju::app {
 namespace {
 
-using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
-using google::protobuf::MethodDescriptor;
-using google::protobuf::ServiceDescriptor;
-
-// "order.PlaceOrder", "gaekju.order.v1.OrderService.PlaceOrder" or "…/PlaceOrder".
-absl::StatusOr<const MethodDescriptor*> FindMethod(const std::string& given, std::string* context) {
-  const auto* pool = google::protobuf::DescriptorPool::generated_pool();
-  std::string name = given;
-  for (char& c : name) c = c == '/' ? '.' : c;
-  const std::vector<std::string> parts = absl::StrSplit(name, '.');
-  if (parts.size() == 2) {
-    *context = parts[0];
-    const ServiceDescriptor* service = pool->FindServiceByName(ServiceOf(parts[0]));
-    if (service == nullptr) return absl::NotFoundError(UnknownContext(parts[0]));
-    if (const MethodDescriptor* method = service->FindMethodByName(parts[1])) return method;
-    std::vector<std::string> names;
-    for (int i = 0; i < service->method_count(); ++i) names.push_back(service->method(i)->name());
-    return absl::NotFoundError(absl::StrCat(parts[0], " has no method '", parts[1],
-                                            "'; it has: ", absl::StrJoin(names, ", ")));
-  }
-  const MethodDescriptor* method = pool->FindMethodByName(name);
-  if (method == nullptr)
-    return absl::NotFoundError(
-        absl::StrCat("there is no method '", given, "'; say order.PlaceOrder"));
-  *context = parts.size() > 1 ? parts[1] : "";
-  return method;
-}
 
 std::string Json(const Message& message) {
   google::protobuf::util::JsonPrintOptions options;
@@ -135,19 +108,20 @@ int RunCall(const std::vector<std::string>& arguments) {
   if (arguments.empty() || arguments.size() > 2) {
     return Fail("call", "needs CONTEXT.METHOD and a request in JSON; see gaekju call --help", 2);
   }
-  std::string context;
-  auto method = FindMethod(arguments[0], &context);
-  if (!method.ok()) return Fail("call", method.status().message(), 2);
+  auto found = FindMethod(arguments[0]);
+  if (!found.ok()) return Fail("call", found.status().message(), 2);
+  const std::string& context = found->context;
+  const google::protobuf::MethodDescriptor* method = found->descriptor;
 
   std::string json = arguments.size() > 1 ? arguments[1] : "{}";
   if (json == "-")
     json.assign(std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>());
   auto* factory = google::protobuf::MessageFactory::generated_factory();
-  std::unique_ptr<Message> request(factory->GetPrototype((*method)->input_type())->New());
+  std::unique_ptr<Message> request(factory->GetPrototype(method->input_type())->New());
   if (const auto parsed = google::protobuf::util::JsonStringToMessage(json, request.get());
       !parsed.ok()) {
     return Fail("call",
-                absl::StrCat("the request is no ", (*method)->input_type()->full_name(), ": ",
+                absl::StrCat("the request is no ", method->input_type()->full_name(), ": ",
                              std::string(parsed.message())),
                 2);
   }
@@ -174,21 +148,21 @@ int RunCall(const std::vector<std::string>& arguments) {
   };
   // One way for unary calls and streams: a stream of which a unary call is the shortest.
   auto stream = stub.PrepareCall(
-      &client_context, absl::StrCat("/", (*method)->service()->full_name(), "/", (*method)->name()),
+      &client_context, absl::StrCat("/", method->service()->full_name(), "/", method->name()),
       &queue);
   stream->StartCall(nullptr);
   if (next()) {
     stream->WriteLast(ToBuffer(*request), grpc::WriteOptions(), nullptr);
     next();
   }
-  std::unique_ptr<Message> response(factory->GetPrototype((*method)->output_type())->New());
+  std::unique_ptr<Message> response(factory->GetPrototype(method->output_type())->New());
   std::string bad;
   for (;;) {
     grpc::ByteBuffer buffer;
     stream->Read(&buffer, nullptr);
     if (!next()) break;
     if (!FromBuffer(buffer, response.get())) {
-      bad = absl::StrCat("the answer is no ", (*method)->output_type()->full_name());
+      bad = absl::StrCat("the answer is no ", method->output_type()->full_name());
       break;
     }
     if (absl::GetFlag(FLAGS_pick).empty()) {

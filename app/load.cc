@@ -7,7 +7,6 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <mutex>
@@ -22,10 +21,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "app/audit.h"
 #include "app/command.h"
 #include "app/rpc.h"
+#include "app/seed.h"
+#include "app/shops.h"
 #include "app/targets.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/order/v1/order_service.pb.h"
@@ -38,7 +40,9 @@
 #include "services/view/view.h"
 
 ABSL_DECLARE_FLAG(std::string, storefronts);
-ABSL_FLAG(std::string, storefront, "fashion", "the shop to buy in, or 'all': each in turn");
+ABSL_FLAG(std::string, storefront, "",
+          "the shops to buy in, each in turn: names with commas between, or 'all'; empty: the only "
+          "one there is");
 ABSL_FLAG(int64_t, orders, 10000, "how many orders to place; 0 with --seconds");
 ABSL_FLAG(double, seconds, 0, "place orders for so long instead");
 ABSL_FLAG(int, clients, 256,
@@ -82,9 +86,11 @@ struct Attempted {
 
 struct Acked {
   std::string order_id;
+  bool declined = false;   // its card is one that is declined
   bool cancelled = false;  // the cancel was acknowledged
   bool cancel_unknown = false;
   bool warmup = false;
+  bool waits = false;  // for people, and for nothing else: as far as it goes by itself
 };
 
 // What the clients have to do next. gRPC's threads only add to it.
@@ -127,6 +133,20 @@ bool IsUnknown(int code) {
   }
 }
 
+// Whether only people can move an order on: nothing is asked, and something waits for their answer.
+// What has not been asked waits behind that, because a step is asked when those before it are done.
+bool WaitsForPeople(const order::v1::OrderRecord& record) {
+  if (record.order().state() != Order::STATE_PLACED) return false;
+  bool waits = false;
+  for (const order::v1::Task& task : record.saga().tasks()) {
+    if (task.state() == order::v1::TASK_STATE_ASKED ||
+        task.undo_state() == order::v1::TASK_STATE_ASKED)
+      return false;
+    waits |= task.state() == order::v1::TASK_STATE_PENDING;
+  }
+  return waits;
+}
+
 double Percentile(std::vector<int64_t>& sorted_us, double q) {
   if (sorted_us.empty()) return 0;
   const size_t i = std::min(sorted_us.size() - 1,
@@ -140,8 +160,10 @@ class Load {
   int Run();
 
  private:
+  int64_t PriceOf(size_t product) const { return (static_cast<int64_t>(product) % 100 + 1) * 100; }
+  absl::Status FindShops();
+  absl::Status MakeDemos();
   absl::Status CreateProducts();
-  absl::Status FindStorefronts();
   void PlaceNext();
   void Place(std::shared_ptr<Attempted> order);
   void Placed(std::shared_ptr<Attempted> order, runtime::UnaryResult result);
@@ -150,7 +172,9 @@ class Load {
   void Place(int64_t count, double seconds);
   bool MorePlaces() const;
   void Progress(bool force);
+  runtime::PgConnection* Database(const std::string& context);
   bool CheckFinished(size_t limit);
+  bool FindWaiting(const std::vector<size_t>& placed);
   absl::Status WaitForEnd();
   absl::StatusOr<std::vector<std::string>> Verify(AuditReport* report);
   void ReadTurns(std::map<std::string, std::pair<double, double>>* turns);
@@ -158,7 +182,8 @@ class Load {
   const Targets targets_;
   RpcCaller& caller_;
   Work work_;
-  std::vector<std::string> storefronts_;
+  std::string directory_;  // of storefronts; empty when unknown
+  std::vector<std::string> shops_;
   std::vector<std::string> products_;
   std::string run_;
   std::mt19937_64 random_;
@@ -177,27 +202,41 @@ class Load {
   int64_t finished_ = 0;
   absl::Time next_progress_, last_progress_;
   int64_t last_progress_acked_ = 0;
-  std::unique_ptr<runtime::PgConnection> view_;
+  std::map<std::string, std::unique_ptr<runtime::PgConnection>> databases_;
   std::vector<size_t> unfinished_;
+  std::map<std::string, int64_t> rejected_;  // acknowledged, and refused later; by reason
 };
 
-absl::Status Load::FindStorefronts() {
+absl::Status Load::FindShops() {
+  directory_ = absl::GetFlag(FLAGS_storefronts).empty() ? targets_.storefronts
+                                                        : absl::GetFlag(FLAGS_storefronts);
   const std::string wanted = absl::GetFlag(FLAGS_storefront);
-  if (wanted != "all") {
-    storefronts_ = {wanted};
+  if (!wanted.empty() && wanted != "all") {
+    shops_ = absl::StrSplit(wanted, ',', absl::SkipEmpty());
+    if (shops_.empty()) return absl::InvalidArgumentError("--storefront names none");
     return absl::OkStatus();
   }
-  const std::string directory = absl::GetFlag(FLAGS_storefronts).empty()
-                                    ? targets_.storefronts
-                                    : absl::GetFlag(FLAGS_storefronts);
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
-    if (entry.path().extension() == ".textproto") storefronts_.push_back(entry.path().stem());
+  shops_ = ShopsIn(directory_);
+  if (shops_.empty())
+    return absl::NotFoundError(absl::StrCat("there are no storefronts in '", directory_,
+                                            "'; name their directory with --storefronts"));
+  if (wanted.empty() && shops_.size() > 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("there are several storefronts: --storefront=", absl::StrJoin(shops_, "|"),
+                     ", or --storefront=all for each in turn"));
   }
-  std::sort(storefronts_.begin(), storefronts_.end());
-  if (storefronts_.empty())
-    return absl::NotFoundError(
-        absl::StrCat("no storefronts in '", directory, "'; name them with --storefronts"));
+  return absl::OkStatus();
+}
+
+// What the shops' flows may need beside products: dealers …
+absl::Status Load::MakeDemos() {
+  if (directory_.empty()) return absl::OkStatus();
+  for (const std::string& shop : shops_) {
+    auto demo = ReadDemo(directory_, shop);
+    if (!demo.ok()) return demo.status();
+    absl::Status status = MakeDemo(caller_, *demo, absl::GetFlag(FLAGS_retry_for));
+    if (!status.ok()) return status;
+  }
   return absl::OkStatus();
 }
 
@@ -220,7 +259,7 @@ absl::Status Load::CreateProducts() {
       request.set_product_id(products_[static_cast<size_t>(i)]);
       request.set_display_name(absl::StrCat("Load ", i));
       request.mutable_unit_price()->set_currency_code(absl::GetFlag(FLAGS_currency));
-      request.mutable_unit_price()->set_minor_units((i % 100 + 1) * 100);
+      request.mutable_unit_price()->set_minor_units(PriceOf(static_cast<size_t>(i)));
       request.set_available_count(absl::GetFlag(FLAGS_stock));
       {
         std::unique_lock lock(mutex);
@@ -270,21 +309,31 @@ void Load::PlaceNext() {
 void Load::Place(std::shared_ptr<Attempted> order) {
   // Everything follows from the order's number, so that another attempt asks for the same.
   order::v1::PlaceOrderRequest request;
-  request.set_storefront(storefronts_[order->number % storefronts_.size()]);
+  request.set_storefront(shops_[static_cast<size_t>(order->number) % shops_.size()]);
   request.set_request_id(absl::StrCat(run_, "-", order->number));
   request.set_customer_id(
       absl::StrCat("load-", run_, "-", order->number % absl::GetFlag(FLAGS_customers)));
   request.set_customer_name("Load");
   request.set_delivery_address("1 Loopback Street");
   request.set_payment_method(order->declined ? payment::kDeclinedMethod : "card");
-  const uint64_t first =
-      static_cast<uint64_t>(order->number) * 0x9e3779b97f4a7c15u % products_.size();
+  const uint64_t spread = static_cast<uint64_t>(order->number) * 0x9e3779b97f4a7c15u;
+  // Somewhere in Korea.
+  request.mutable_delivery_location()->set_latitude(33.2 + static_cast<double>(spread % 510) / 100);
+  request.mutable_delivery_location()->set_longitude(126.1 +
+                                                     static_cast<double>(spread / 510 % 330) / 100);
+  const uint64_t first = spread % products_.size();
   const int lines = std::min<int>(absl::GetFlag(FLAGS_lines), static_cast<int>(products_.size()));
+  int64_t total = 0;
   for (int i = 0; i < lines; ++i) {
+    const size_t product = (first + static_cast<uint64_t>(i)) % products_.size();
     auto* line = request.add_lines();
-    line->set_product_id(products_[(first + static_cast<uint64_t>(i)) % products_.size()]);
+    line->set_product_id(products_[product]);
+    line->set_display_name(absl::StrCat("Load ", product));
     line->set_quantity(1);
+    total += PriceOf(product);
   }
+  request.mutable_expected_total()->set_currency_code(absl::GetFlag(FLAGS_currency));
+  request.mutable_expected_total()->set_minor_units(total);
   caller_.Start("order", "gaekju.order.v1.OrderService.PlaceOrder", request,
                 absl::GetFlag(FLAGS_call_deadline), [this, order](runtime::UnaryResult result) {
                   work_.Add([this, order, result = std::move(result)]() mutable {
@@ -309,7 +358,9 @@ void Load::Placed(std::shared_ptr<Attempted> order, runtime::UnaryResult result)
     }
     last_ack_ = now;
     unfinished_.push_back(acked_.size());
-    acked_.push_back({.order_id = response.order().order_id(), .warmup = warming_up_});
+    acked_.push_back({.order_id = response.order().order_id(),
+                      .declined = order->declined,
+                      .warmup = warming_up_});
     if (order->to_cancel) return Cancel(acked_.size() - 1, now);
     return PlaceNext();
   }
@@ -400,27 +451,35 @@ void Load::Progress(bool force) {
   last_progress_acked_ = acked;
 }
 
-// An order has finished when its view shows the end of its saga: that row is written last. Looks at
-// the oldest `limit` of those that had not ended. False when the database did not answer.
-bool Load::CheckFinished(size_t limit) {
-  if (view_ == nullptr || !view_->ok()) {
+// The connection to a context's database; null when there is none to be had now.
+runtime::PgConnection* Load::Database(const std::string& context) {
+  auto& connection = databases_[context];
+  if (connection == nullptr || !connection->ok()) {
     runtime::PgOptions options;
-    options.conninfo = targets_.dsns.at("view");
+    options.conninfo = targets_.dsns.at(context);
     options.application_name = "gaekju-load";
     auto pg = runtime::PgConnection::Connect(options);
-    if (!pg.ok()) return false;
-    view_ = *std::move(pg);
+    connection = pg.ok() ? *std::move(pg) : nullptr;
   }
+  return connection.get();
+}
+
+// An order has finished when its view shows the end of its saga, that row is written last; or when
+// only people can move it on. Looks at the oldest `limit` of those that had not ended. False when
+// the database did not answer.
+bool Load::CheckFinished(size_t limit) {
   constexpr size_t kChunk = 2000;
+  runtime::PgConnection* views = Database("view");
+  if (views == nullptr) return false;
   limit = std::min(limit, unfinished_.size());
-  std::vector<size_t> still;
+  std::vector<size_t> still, placed;
   size_t begin = 0;
   bool answered = true;
   for (; begin < limit && answered; begin += std::min(kChunk, limit - begin)) {
     const size_t end = std::min(limit, begin + kChunk);
     runtime::PgArray keys = runtime::PgArray::Text();
     for (size_t i = begin; i < end; ++i) keys.Add(acked_[unfinished_[i]].order_id);
-    auto rows = view_->Query(
+    auto rows = views->Query(
         absl::StrCat("SELECT key, body FROM ", view::kOrderViews.name, " WHERE key = ANY($1)"),
         runtime::PgParams().Array(std::move(keys)));
     if (!rows.ok()) {
@@ -443,13 +502,52 @@ bool Load::CheckFinished(size_t limit) {
       const bool ended = state == Order::STATE_CANCELLED || state == Order::STATE_REJECTED ||
                          (state == Order::STATE_COMPLETED && !order.cancelled);
       if (!ended) still.push_back(unfinished_[i]);
+      if (state == Order::STATE_PLACED && !order.cancelled) placed.push_back(unfinished_[i]);
     }
     if (still.size() - before < end - begin) last_finish_ = seen;
   }
   still.insert(still.end(), unfinished_.begin() + static_cast<std::ptrdiff_t>(begin),
                unfinished_.end());
   unfinished_ = std::move(still);
-  return answered;
+  return answered && FindWaiting(placed);
+}
+
+// Takes those of the placed orders that only people can move on from the unfinished. A look at a
+// few of the oldest tells whether there are any, so that shops that need nobody pay for no more.
+bool Load::FindWaiting(const std::vector<size_t>& placed) {
+  constexpr size_t kProbe = 32, kChunk = 1000;
+  bool found_some = false;
+  for (size_t begin = 0; begin < placed.size();) {
+    const size_t end = std::min(placed.size(), begin + (begin == 0 ? kProbe : kChunk));
+    runtime::PgConnection* orders = Database("order");
+    if (orders == nullptr) return false;
+    runtime::PgArray keys = runtime::PgArray::Text();
+    for (size_t i = begin; i < end; ++i) keys.Add(acked_[placed[i]].order_id);
+    auto rows = orders->Query(
+        absl::StrCat("SELECT key, body FROM ", order::kOrders.name, " WHERE key = ANY($1)"),
+        runtime::PgParams().Array(std::move(keys)));
+    if (!rows.ok()) return false;
+    absl::flat_hash_map<std::string, bool> waits;
+    order::v1::OrderRecord record;
+    for (int i = 0; i < rows->rows(); ++i) {
+      const absl::string_view body = rows->Bytes(i, 1);
+      if (record.ParseFromArray(body.data(), static_cast<int>(body.size())))
+        waits[std::string(rows->Bytes(i, 0))] = WaitsForPeople(record);
+    }
+    for (size_t i = begin; i < end; ++i) {
+      Acked& order = acked_[placed[i]];
+      order.waits = waits.contains(order.order_id) && waits[order.order_id];
+      found_some |= order.waits;
+    }
+    if (!found_some) return true;
+    begin = end;
+  }
+  if (!found_some) return true;
+  last_finish_ = absl::Now();
+  unfinished_.erase(std::remove_if(unfinished_.begin(), unfinished_.end(),
+                                   [this](size_t index) { return acked_[index].waits; }),
+                    unfinished_.end());
+  return true;
 }
 
 absl::Status Load::WaitForEnd() {
@@ -496,25 +594,36 @@ absl::StatusOr<std::vector<std::string>> Load::Verify(AuditReport* report) {
     runtime::PgArray keys = runtime::PgArray::Text();
     for (size_t i = begin; i < end; ++i) keys.Add(acked_[i].order_id);
     auto rows = (*orders)->Query(
-        absl::StrCat("SELECT key, state FROM ", order::kOrders.name, " WHERE key = ANY($1)"),
+        absl::StrCat("SELECT key, body FROM ", order::kOrders.name, " WHERE key = ANY($1)"),
         runtime::PgParams().Array(std::move(keys)));
     if (!rows.ok()) return rows.status();
-    absl::flat_hash_map<std::string, int> states;
-    for (int i = 0; i < rows->rows(); ++i)
-      states[std::string(rows->Bytes(i, 0))] = static_cast<int>(rows->Int(i, 1));
+    absl::flat_hash_map<std::string, order::v1::OrderRecord> records;
+    for (int i = 0; i < rows->rows(); ++i) {
+      const absl::string_view body = rows->Bytes(i, 1);
+      auto& record = records[std::string(rows->Bytes(i, 0))];
+      if (!record.ParseFromArray(body.data(), static_cast<int>(body.size())))
+        wrong.push_back(absl::StrCat("order ", rows->Bytes(i, 0), " cannot be read"));
+    }
     for (size_t i = begin; i < end; ++i) {
       const Acked& order = acked_[i];
-      const auto found = states.find(order.order_id);
-      if (found == states.end()) {
+      const auto found = records.find(order.order_id);
+      if (found == records.end()) {
         wrong.push_back(
             absl::StrCat("order ", order.order_id, " was acknowledged and does not exist"));
         continue;
       }
+      const Order& made = found->second.order();
+      if (made.state() == Order::STATE_REJECTED &&
+          (made.reject_reason() != "PAYMENT_DECLINED" || order.declined)) {
+        ++rejected_[made.reject_reason()];  // the shop asks some contexts only afterwards
+        continue;
+      }
+      if (!order.cancelled && WaitsForPeople(found->second)) continue;
       const int expected = order.cancelled ? Order::STATE_CANCELLED : Order::STATE_COMPLETED;
-      if (found->second != expected &&
-          !(order.cancel_unknown && found->second == Order::STATE_CANCELLED)) {
-        wrong.push_back(absl::StrCat("order ", order.order_id, " is ",
-                                     Order::State_Name(found->second), ", expected ",
+      if (made.state() != expected &&
+          !(order.cancel_unknown && made.state() == Order::STATE_CANCELLED)) {
+        wrong.push_back(absl::StrCat("order ", order.order_id, " of ", made.storefront(), " is ",
+                                     Order::State_Name(made.state()), ", expected ",
                                      Order::State_Name(expected)));
       }
     }
@@ -532,9 +641,10 @@ absl::StatusOr<std::vector<std::string>> Load::Verify(AuditReport* report) {
       }());
   if (!count.ok()) return count.status();
   const int64_t made = count->Int(0, 0);
-  const int64_t acked = static_cast<int64_t>(acked_.size());
+  int64_t acked = static_cast<int64_t>(acked_.size());
+  for (const auto& [reason, refused] : rejected_) acked -= refused;
   if (made < acked || made > acked + unknown_) {
-    wrong.push_back(absl::StrCat(made, " orders exist for ", acked, " acknowledged requests (",
+    wrong.push_back(absl::StrCat(made, " orders stand for ", acked, " acknowledged requests (",
                                  unknown_, " unknown)"));
   }
   // Stock: nothing appears, nothing vanishes.
@@ -575,8 +685,8 @@ int Load::Run() {
       return Fail("load",
                   absl::StrCat("needs the database of ", context, ": --database, or --data"), 2);
   }
-  if (absl::Status status = FindStorefronts(); !status.ok())
-    return Fail("load", status.message(), 2);
+  if (absl::Status status = FindShops(); !status.ok()) return Fail("load", status.message(), 2);
+  if (absl::Status status = MakeDemos(); !status.ok()) return Fail("load", status.message());
   if (absl::Status status = CreateProducts(); !status.ok()) return Fail("load", status.message());
 
   if (absl::GetFlag(FLAGS_warmup) > 0) Place(absl::GetFlag(FLAGS_warmup), 0);
@@ -592,7 +702,11 @@ int Load::Run() {
   Progress(true);
   const absl::Status ended = WaitForEnd();
   ReadTurns(&turns_after);
-  for (const Acked& order : acked_) finished_ += order.warmup ? 0 : 1;
+  int64_t waiting = 0;
+  for (const Acked& order : acked_) {
+    finished_ += order.warmup ? 0 : 1;
+    waiting += order.waits ? 1 : 0;
+  }
   for (size_t index : unfinished_) finished_ -= acked_[index].warmup ? 0 : 1;
 
   std::vector<std::string> wrong;
@@ -625,6 +739,11 @@ int Load::Run() {
   const double mean_turn = turn_count > 0 ? turn_requests / turn_count : 0;
   for (const auto& [failure, count] : failures_)
     std::cerr << "failed " << count << " times: " << failure << "\n";
+  int64_t rejected = 0;
+  for (const auto& [reason, count] : rejected_) {
+    rejected += count;
+    std::cerr << "refused after the answer " << count << " times: " << reason << "\n";
+  }
   for (size_t i = 0; i < wrong.size() && i < 20; ++i) std::cerr << "wrong: " << wrong[i] << "\n";
   if (wrong.size() > 20) std::cerr << "… and " << wrong.size() - 20 << " more\n";
   if (!mean_turns.empty()) {
@@ -643,21 +762,21 @@ int Load::Run() {
     std::cout << absl::StrFormat(
         "{\"orders_per_s\":%.1f,\"ack_per_s\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"p999_ms\":%."
         "3f,\"acked\":%d,\"failed\":%d,"
-        "\"finished\":%d,\"declined\":%d,\"retried\":%d,\"cancel_refused\":%d,\"mean_turn\":%.1f,"
+        "\"finished\":%d,\"waiting\":%d,\"rejected\":%d,\"declined\":%d,\"retried\":%d,"
+        "\"cancel_refused\":%d,\"mean_turn\":%.1f,"
         "\"verified\":\"%s\",\"wrong\":%d,"
         "\"seed\":%d,\"run\":\"%s\",\"mean_turns\":{%s}}\n",
-        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, declined_,
-        retried_, cancel_refused_, mean_turn, verified, wrong.size(), seed, run_,
-        absl::StrJoin(mean_turns, ",", [](std::string* out, const auto& one) {
+        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, waiting,
+        rejected, declined_, retried_, cancel_refused_, mean_turn, verified, wrong.size(), seed,
+        run_, absl::StrJoin(mean_turns, ",", [](std::string* out, const auto& one) {
           absl::StrAppendFormat(out, "\"%s\":%.1f", one.first, one.second);
         }));
   } else {
     std::cout << absl::StrFormat(
         "orders_per_s=%.0f ack_per_s=%.0f p50_ms=%.1f p99_ms=%.1f p999_ms=%.1f acked=%d failed=%d "
-        "finished=%d mean_turn=%.1f "
-        "verified=%s\n",
-        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, mean_turn,
-        verified);
+        "finished=%d waiting=%d rejected=%d mean_turn=%.1f verified=%s\n",
+        orders_per_s, ack_per_s, p50, p99, p999, measured_acked_, failed_, finished_, waiting,
+        rejected, mean_turn, verified);
   }
   return wrong.empty() ? 0 : 1;
 }
@@ -692,18 +811,22 @@ Command LoadCommand() {
       .name = "load",
       .summary = "place many orders, measure them, and check every one",
       .usage =
-          "Usage: gaekju load [--storefront=S|all] [--orders=N | --seconds=S] [--clients=C] "
+          "Usage: gaekju load [--storefront=S[,S…]|all] [--orders=N | --seconds=S] [--clients=C] "
           "[--products=N | --hot] [FLAGS]\n"
           "\n"
-          "Creates products, places orders in a closed loop, waits until every acknowledged one "
-          "has ended, audits all databases, and\n"
+          "Makes the shops' demo calls (dealers …) and products of its own, places orders in a "
+          "closed loop, waits until every\n"
+          "acknowledged one has ended or waits for nobody but people, audits all databases, and "
           "prints one line:\n"
           "\n"
           "  orders_per_s=…  orders acknowledged and finished / (last finish - first request); "
-          "finished: the view row shows the end\n"
+          "finished: the view row shows the end,\n"
+          "                  or nothing is under way but a person's answer\n"
           "  ack_per_s=…     orders acknowledged / (last acknowledgement - first request)\n"
           "  p50_ms=… p99_ms=… p999_ms=…   from an order's first attempt to its acknowledgement\n"
           "  acked=… failed=… finished=…   without the warm-up\n"
+          "  waiting=…       of all: those that wait for people;   rejected=…  refused after the "
+          "answer, such as for want of stock\n"
           "  mean_turn=…     requests decided per transaction, over all contexts\n"
           "  verified=yes    each acknowledged order exists once, has ended as it should, is paid "
           "once; stock, ledger and views agree\n"

@@ -1,83 +1,101 @@
-// seed.cc: `gaekju seed`: puts the demo products of the Fashion shop on sale.
+// seed.cc: `gaekju seed`: makes the calls of shops' demo files.
+#include "app/seed.h"
 
+#include <algorithm>
 #include <iostream>
+#include <memory>
 
 #include "absl/flags/declare.h"
 #include "absl/flags/flag.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "app/command.h"
-#include "app/rpc.h"
 #include "app/up_file.h"
-#include "gaekju/catalog/v1/catalog_service.pb.h"
-#include "gaekju/store/v1/store_service.pb.h"
 
 ABSL_DECLARE_FLAG(std::string, data);
 ABSL_DECLARE_FLAG(std::string, peers);
+ABSL_DECLARE_FLAG(std::string, storefronts);
 
 namespace gaekju::app {
 
 std::string PeersOf(const UpFile& up);
 
-namespace {
-
-// The course's catalogue: the i-th costs i×10,000 won, and there are i×1,000,000 of it
-// (scenarios.md 5.5.1).
-constexpr const char* kProducts[] = {"TV", "MASK", "NOTEBOOK", "TABLE", "CLOCK"};
-
-absl::Status Seed(RpcCaller& caller) {
-  int64_t i = 0;
-  for (const char* id : kProducts) {
-    ++i;
-    catalog::v1::CreateProductRequest product;
-    product.set_product_id(id);
-    product.set_display_name(id);
-    product.mutable_unit_price()->set_currency_code("KRW");
-    product.mutable_unit_price()->set_minor_units(i * 10'000);
-    product.set_available_count(i * 1'000'000);
-    catalog::v1::CreateProductResponse created;
-    absl::Status status =
-        caller.Call("catalog", "gaekju.catalog.v1.CatalogService.CreateProduct", product, &created);
-    // ALREADY_EXISTS: the seller has a product of that name, with another price.
-    if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
-
-    store::v1::RegisterItemRequest item;
-    item.set_storefront("fashion");
-    item.set_product_id(id);
-    item.set_display_name(id);
-    store::v1::RegisterItemResponse registered;
-    status = caller.Call("store", "gaekju.store.v1.StoreService.RegisterItem", item, &registered);
-    if (!status.ok()) return status;
+absl::Status MakeDemo(RpcCaller& caller, const Demo& demo, absl::Duration retry_for) {
+  auto* factory = google::protobuf::MessageFactory::generated_factory();
+  for (const DemoCall& call : demo.calls) {
+    const auto* method = call.method.descriptor;
+    const std::unique_ptr<google::protobuf::Message> answer(
+        factory->GetPrototype(method->output_type())->New());
+    const absl::Status status = caller.Call(call.method.context, method->full_name(), *call.request,
+                                            answer.get(), retry_for);
+    if (!status.ok() && !absl::IsAlreadyExists(status)) {
+      return absl::Status(status.code(), absl::StrCat(call.place, ": ", call.method.context, ".",
+                                                      method->name(), ": ", status.message()));
+    }
   }
   return absl::OkStatus();
 }
 
+namespace {
+
 int RunSeed(const std::vector<std::string>& arguments) {
-  if (!arguments.empty()) return Fail("seed", absl::StrCat("takes no '", arguments[0], "'"), 2);
   std::string peers = absl::GetFlag(FLAGS_peers);
+  std::string storefronts = absl::GetFlag(FLAGS_storefronts);
   if (peers.empty()) {
     auto up = ReadUpFile(absl::GetFlag(FLAGS_data).empty() ? DefaultDataDirectory()
                                                            : absl::GetFlag(FLAGS_data));
     if (!up.ok()) return Fail("seed", up.status().message());
     peers = PeersOf(*up);
+    if (storefronts.empty()) storefronts = up->storefronts;
+  }
+  if (storefronts.empty()) storefronts = FindStorefronts();
+  const std::vector<std::string> shops = ShopsIn(storefronts);
+  if (shops.empty()) {
+    return Fail("seed",
+                absl::StrCat("there are no storefronts in '", storefronts,
+                             "'. Name the directory with --storefronts"),
+                2);
+  }
+  for (const std::string& shop : arguments) {
+    if (std::find(shops.begin(), shops.end(), shop) == shops.end()) {
+      return Fail("seed",
+                  absl::StrCat("there is no storefront '", shop, "' in ", storefronts,
+                               "; there are: ", absl::StrJoin(shops, ", ")),
+                  2);
+    }
   }
   auto caller = RpcCaller::Create(peers);
   if (!caller.ok()) return Fail("seed", caller.status().message(), 2);
-  if (absl::Status status = Seed(**caller); !status.ok()) return Fail("seed", status.message());
-  std::cout << "on sale: TV, MASK, NOTEBOOK, TABLE, CLOCK\n";
-  return 0;
+  int failed = 0;
+  for (const std::string& shop : arguments.empty() ? shops : arguments) {
+    auto demo = ReadDemo(storefronts, shop);
+    absl::Status status = demo.status();
+    if (status.ok()) status = MakeDemo(**caller, *demo, absl::Seconds(20));
+    if (status.ok()) {
+      std::cout << shop << ": " << Describe(*demo) << std::endl;
+    } else {
+      failed = Fail("seed", status.message());
+    }
+  }
+  return failed;
 }
 
 }  // namespace
 
 Command SeedCommand() {
   return {.name = "seed",
-          .summary = "put five demo products on sale (gaekju up does it once)",
+          .summary = "put in place what the shops are shown with (gaekju up does it once)",
           .usage =
-              "Usage: gaekju seed [--data=DIR | --peers=catalog=HOST:PORT,store=HOST:PORT]\n"
+              "Usage: gaekju seed [STOREFRONT…] [--storefronts=DIR] [--data=DIR | "
+              "--peers=catalog=HOST:PORT,…]\n"
               "\n"
-              "Creates TV, MASK, NOTEBOOK, TABLE and CLOCK in the catalog and on the shelf of the "
-              "storefront 'fashion'. Idempotent.\n",
-          .flags = {"data", "peers"},
+              "Makes the calls of DIR/demo/<storefront>.textproto (message "
+              "gaekju.storefront.v1.Demo), which create goods, dealers and\n"
+              "whatever else a shop is shown with; of all storefronts in DIR, unless some are "
+              "named. Prints a line per shop. What is\n"
+              "there already stays as it is. A mistake in a file is told with its line and "
+              "column.\n",
+          .flags = {"data", "peers", "storefronts"},
           .run = RunSeed};
 }
 

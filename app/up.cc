@@ -30,6 +30,7 @@
 #include "app/files.h"
 #include "app/ports.h"
 #include "app/process.h"
+#include "app/shops.h"
 #include "app/supervisor.h"
 #include "app/up_file.h"
 
@@ -41,7 +42,8 @@ ABSL_FLAG(
     "gRPC port of the first context; the others follow. 0: free ports, the same after a restart");
 ABSL_FLAG(bool, verbose, false,
           "show the logs of all processes, each line with its process's name");
-ABSL_FLAG(bool, demo, true, "put five demo products on sale when the data directory is new");
+ABSL_FLAG(bool, demo, true,
+          "put in place what a shop is shown with (demo/<storefront>.textproto), once for each");
 ABSL_FLAG(std::string, postgres_directory, "",
           "where postgres and initdb are; empty: the newest of this machine");
 ABSL_FLAG(std::string, postgres_user, "postgres", "whom PostgreSQL runs as when this runs as root");
@@ -165,18 +167,7 @@ absl::Status Up::Prepare() {
   passed_on_ = *std::move(passed_on);
 
   storefronts_ = absl::GetFlag(FLAGS_storefronts);
-  if (storefronts_.empty()) {
-    // Here; beside the binary as it is built; as it would be installed.
-    const std::filesystem::path binary = std::filesystem::path(program_).parent_path();
-    for (const std::filesystem::path& candidate :
-         {std::filesystem::path("storefronts"), binary / "../../../storefronts",
-          binary / "../share/gaekju/storefronts"}) {
-      if (std::filesystem::is_directory(candidate)) {
-        storefronts_ = candidate;
-        break;
-      }
-    }
-  }
+  if (storefronts_.empty()) storefronts_ = FindStorefronts();
   if (storefronts_.empty() || !std::filesystem::is_directory(storefronts_)) {
     return absl::NotFoundError(
         absl::StrCat("there is no directory of storefronts",
@@ -337,20 +328,28 @@ absl::Status Up::StartContexts() {
   return absl::OkStatus();
 }
 
+// Once for each shop; what did not work is tried again the next time.
 absl::Status Up::SeedDemo() {
   const std::string marker = data_ + "/demo";
-  if (FileExists(marker)) return absl::OkStatus();
-  if (absl::GetFlag(FLAGS_demo)) {
-    ChildSpec spec{.name = "seed"};
-    spec.process.argv = {program_, "seed", "--peers=" + peers_};
-    spec.process.output_path = paths_->log + "/seed.log";
-    unlink(spec.process.output_path.c_str());
-    if (absl::Status status = RunProcess(spec.process, absl::Seconds(30)); !status.ok())
-      return status;
-    progress_.Line(
-        "on sale: TV, MASK, NOTEBOOK, TABLE and CLOCK (--nodemo leaves the shelves empty)");
+  std::set<std::string> done =
+      absl::StrSplit(ReadFile(marker).value_or(""), '\n', absl::SkipEmpty());
+  for (const std::string& shop : ShopsIn(storefronts_)) {
+    if (done.contains(shop)) continue;
+    if (absl::GetFlag(FLAGS_demo)) {
+      ChildSpec spec{.name = "seed"};
+      spec.process.argv = {program_, "seed", shop, "--peers=" + peers_,
+                           "--storefronts=" + storefronts_};
+      spec.process.output_path = paths_->log + "/seed.log";
+      unlink(spec.process.output_path.c_str());
+      const absl::Status status = RunProcess(spec.process, absl::Seconds(60));
+      progress_.Line(std::string(absl::StripAsciiWhitespace(
+          ReadFile(spec.process.output_path).value_or(std::string(status.message())))));
+      if (absl::IsCancelled(status)) return status;
+      if (!status.ok()) continue;
+    }
+    done.insert(shop);
   }
-  return WriteFile(marker, "", 0644);
+  return WriteFile(marker, absl::StrJoin(done, "\n"), 0644);
 }
 
 void Up::Write() {
@@ -380,41 +379,37 @@ void Up::Write() {
 }
 
 void Up::PrintCommands() {
-  // The shop to buy in: Fashion, or the first there is.
-  std::set<std::string> shops;
-  for (const auto& entry : std::filesystem::directory_iterator(storefronts_)) {
-    if (entry.path().extension() == ".textproto") shops.insert(entry.path().stem());
+  const bool grpcurl = FindProgram("grpcurl", {}).ok();
+  const std::string own = absl::StrCat(
+      OwnCommand(program_), " call",
+      data_ == AbsolutePath(DefaultDataDirectory()) ? "" : absl::StrCat(" --data=", Quoted(data_)));
+  auto grpcurl_call = [&](const std::string& json, const char* context, const char* method) {
+    return absl::StrCat("grpcurl -plaintext -d ", json, " 127.0.0.1:", ports_[context], " ",
+                        method);
+  };
+  std::string orders;
+  for (const std::string& shop : ShopsIn(storefronts_)) {
+    absl::StatusOr<Demo> demo = ReadDemo(storefronts_, shop);
+    absl::StatusOr<std::string> json = OrderJson(storefronts_, shop, demo.ok() ? *demo : Demo());
+    if (!json.ok()) continue;  // the order context has told what is wrong with it
+    const std::string call =
+        grpcurl
+            ? absl::StrCat(grpcurl_call(absl::StrCat("'", *json, "'"), "order",
+                                        "gaekju.order.v1.OrderService/PlaceOrder"),
+                           " | tee /dev/stderr | sed -n 's/.*\"orderId\": \"\\(.*\\)\".*/\\1/p'")
+            : absl::StrCat(own, " order.PlaceOrder '", *json, "' --pick=order.order_id");
+    absl::StrAppend(&orders, "  ORDER=$(", call, ")\n");
   }
-  const std::string shop = shops.contains("fashion") || shops.empty() ? "fashion" : *shops.begin();
-  const std::string order =
-      absl::StrCat(R"({"storefront":")", shop,
-                   R"(","customer_id":"cust1","customer_name":"jang","delivery_address":"seoul",)",
-                   R"("lines":[{"product_id":"TV","quantity":1}]})");
-  std::string text;
-  if (FindProgram("grpcurl", {}).ok()) {
-    const std::string call = absl::StrCat("grpcurl -plaintext -d ");
-    auto method = [&](const char* context, const char* service) {
-      return absl::StrCat(" 127.0.0.1:", ports_[context], " ", service);
-    };
-    text = absl::StrCat("  ORDER=$(", call, "'", order, "'",
-                        method("order", "gaekju.order.v1.OrderService/PlaceOrder"),
-                        " | tee /dev/stderr | sed -n 's/.*\"orderId\": \"\\(.*\\)\".*/\\1/p')\n  ",
-                        call, "\"{\\\"order_id\\\":\\\"$ORDER\\\"}\"",
-                        method("view", "gaekju.view.v1.ViewService/GetOrderView"), "\n  ", call,
-                        "\"{\\\"order_id\\\":\\\"$ORDER\\\"}\"",
-                        method("order", "gaekju.order.v1.OrderService/CancelOrder"), "\n");
-  } else {
-    const std::string call = absl::StrCat(OwnCommand(program_), " call",
-                                          data_ == AbsolutePath(DefaultDataDirectory())
-                                              ? ""
-                                              : absl::StrCat(" --data=", Quoted(data_)));
-    text = absl::StrCat("  ORDER=$(", call, " order.PlaceOrder '", order,
-                        "' --pick=order.order_id)\n  ", call,
-                        " view.GetOrderView '{\"order_id\":\"'$ORDER'\"}'\n  ", call,
-                        " order.CancelOrder '{\"order_id\":\"'$ORDER'\"}'\n");
-  }
-  std::cout << "\nThe shop is open. Place an order, look at it, cancel it:\n\n"
-            << text << "\nLogs: " << paths_->log << "   Ctrl-C stops everything; the data stays in "
+  const std::string by_order = R"('{"order_id":"'$ORDER'"}')";
+  const std::string look =
+      grpcurl ? grpcurl_call(by_order, "view", "gaekju.view.v1.ViewService/GetOrderView")
+              : absl::StrCat(own, " view.GetOrderView ", by_order);
+  const std::string cancel =
+      grpcurl ? grpcurl_call(by_order, "order", "gaekju.order.v1.OrderService/CancelOrder")
+              : absl::StrCat(own, " order.CancelOrder ", by_order);
+  std::cout << "\nThe shops are open. Place an order in one of them:\n\n"
+            << orders << "\nLook at it, cancel it:\n\n  " << look << "\n  " << cancel
+            << "\n\nLogs: " << paths_->log << "   Ctrl-C stops everything; the data stays in "
             << data_ << "\n"
             << std::endl;
 }

@@ -1,9 +1,9 @@
 // storefront.h: reads a storefront file (storefronts/*.textproto) into a plan, or says what is
 // wrong with it and where.
 //
-//   absl::StatusOr<Plan> plan = ParseStorefront(text, "storefronts/fashion.textproto");
+//   absl::StatusOr<Plan> plan = ParseStorefront(text, "storefronts/shop.textproto");
 //   if (!plan.ok()) std::cerr << plan.status().message();
-//   // storefronts/fashion.textproto:12:23: step "pay": unknown call "payment.Captur"; did you mean
+//   // storefronts/shop.textproto:12:23: step "pay": unknown call "payment.Captur"; did you mean
 //   "payment.Capture"? It has: Capture
 //
 // What a storefront may say is told in storefronts/README.md.

@@ -9,7 +9,7 @@
 //   DealerIndex index;
 //   index.PutAll(std::move(rows));               // at start
 //   index.Put(row);                              // whenever a row is read or was written
-//   index.Nearest("tshop", &location, 3, &ids);
+//   index.Nearest("phones", &location, 3, &ids);
 //
 // Invariants:
 // 1. Of the rows of a dealer, that with the greatest update_time_us counts, in whatever order they
