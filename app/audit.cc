@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -15,8 +16,10 @@
 #include "flow/storefront.h"
 #include "gaekju/flow/v1/step.pb.h"
 #include "runtime/pg.h"
+#include "services/cart/cart.h"
 #include "services/catalog/catalog.h"
 #include "services/delivery/delivery.h"
+#include "services/notification/notification.h"
 #include "services/order/order.h"
 #include "services/payment/payment.h"
 #include "services/store/store.h"
@@ -31,6 +34,13 @@ using order::v1::Order;
 using order::v1::OrderRecord;
 
 constexpr int kPageRows = 5000;
+
+// Steps that take nothing which could be held, but leave a record of having been done.
+constexpr absl::string_view kRecordedMethods[] = {
+    "gaekju.delivery.v1.DeliveryService.AwaitReceipt",
+    "gaekju.notification.v1.NotificationService.Notify",
+};
+constexpr absl::string_view kCheckOutMethod = "gaekju.cart.v1.CartService.CheckOut";
 
 // Reads tables of one database in one snapshot.
 class Reader {
@@ -90,6 +100,10 @@ struct StepFacts {
   Outcome outcome = Outcome::OUTCOME_UNSPECIFIED;
   Outcome undo = Outcome::OUTCOME_UNSPECIFIED;
   bool held() const { return outcome == Outcome::OUTCOME_DONE && undo != Outcome::OUTCOME_DONE; }
+  // A person may still answer it, and then it is held.
+  bool awaited() const {
+    return outcome == Outcome::OUTCOME_PENDING && undo == Outcome::OUTCOME_UNSPECIFIED;
+  }
 };
 
 struct PaymentFacts {
@@ -107,7 +121,7 @@ class Auditor {
   absl::StatusOr<AuditReport> Run() {
     if (absl::Status status = ReadOrders(); !status.ok()) return status;
     for (auto check : {&Auditor::Payments, &Auditor::Catalog, &Auditor::Store, &Auditor::Deliveries,
-                       &Auditor::Views}) {
+                       &Auditor::Carts, &Auditor::Notices, &Auditor::Views}) {
       if (absl::Status status = (this->*check)(); !status.ok()) return status;
     }
     if (absl::Status status = ReadOrdersAgain(); !status.ok()) return status;
@@ -136,11 +150,15 @@ class Auditor {
   absl::Status Catalog();
   absl::Status Store();
   absl::Status Deliveries();
+  absl::Status Carts();
+  absl::Status Notices();
   absl::Status Views();
   void KeepStep(const std::string& context, const std::string& key, const StepRecord& step);
   void CheckOrder(const std::string& id, const OrderFacts& facts);
   void CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
                   const flow::Plan& plan);
+  void CheckRecords(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                    const flow::Plan& plan);
   void CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
                   const flow::Plan& plan);
   void CheckOrphans();
@@ -154,8 +172,9 @@ class Auditor {
   absl::flat_hash_map<std::string, flow::Plan> plans_;  // by "<storefront>@<revision>"
   absl::flat_hash_map<std::string, std::map<std::string, StepFacts>>
       steps_;  // context -> "<order_id>/<step_id>"
-  absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;         // by order
-  absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_;  // states by order
+  absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;  // by order
+  absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_,
+      carts_;  // states by order
   absl::flat_hash_map<std::string, view::v1::OrderView> views_;
 };
 
@@ -266,6 +285,12 @@ absl::Status Auditor::Payments() {
       payment::kPayments, [&](const std::string& key, const payment::v1::Payment& payment) {
         ++report_.payment_count;
         KeepStep("payment", key, payment.step());
+        const bool awaited = payment.state() == payment::v1::Payment::STATE_AWAITED;
+        if (awaited != StepFacts{payment.step().outcome(), payment.step().undo()}.awaited()) {
+          Violate(3, absl::StrCat("payment ", key),
+                  absl::StrCat("is ", payment::v1::Payment::State_Name(payment.state()),
+                               ", which its step does not say"));
+        }
         const bool refunded = payment.state() == payment::v1::Payment::STATE_REFUNDED;
         const bool captured = payment.state() == payment::v1::Payment::STATE_CAPTURED;
         if (captured || refunded) expect(key + "/capture", payment.amount().minor_units());
@@ -328,6 +353,45 @@ absl::Status Auditor::Deliveries() {
       delivery::kDeliveries, [&](const std::string& key, const delivery::v1::Delivery& delivery) {
         KeepStep("delivery", key, delivery.step());
         deliveries_[delivery.order_id()].push_back(delivery.state());
+        const StepRecord& receipt = delivery.receipt_step();
+        if (receipt.step_id().empty()) return;  // nobody waits for it
+        KeepStep("delivery", absl::StrCat(receipt.order_id(), "/", receipt.step_id()), receipt);
+        const bool on_its_way = delivery.state() == delivery::v1::Delivery::STATE_STARTED ||
+                                delivery.state() == delivery::v1::Delivery::STATE_IN_TRANSIT ||
+                                delivery.state() == delivery::v1::Delivery::STATE_DELIVERED;
+        if ((receipt.outcome() == Outcome::OUTCOME_PENDING) != on_its_way) {
+          Violate(5, absl::StrCat("delivery ", key),
+                  absl::StrCat("is ", delivery::v1::Delivery::State_Name(delivery.state()),
+                               ", and who waits for its receipt was told ",
+                               flow::v1::Outcome_Name(receipt.outcome())));
+        }
+      });
+}
+
+absl::Status Auditor::Carts() {
+  if (!Has("cart")) return absl::OkStatus();
+  auto reader = Open("cart");
+  if (!reader.ok()) return reader.status();
+  return (*reader)->Scan<cart::v1::Cart>(
+      cart::kCarts, [&](const std::string& key, const cart::v1::Cart& cart) {
+        KeepStep("cart", key, cart.step());
+        carts_[cart.order_id()].push_back(cart.state());
+        const bool emptied = cart.state() == cart::v1::Cart::STATE_CANCELLED;
+        if (emptied != (cart.step().undo() == Outcome::OUTCOME_DONE)) {
+          Violate(1, absl::StrCat("cart ", key),
+                  absl::StrCat("is ", cart::v1::Cart::State_Name(cart.state()),
+                               ", which its step does not say"));
+        }
+      });
+}
+
+absl::Status Auditor::Notices() {
+  if (!Has("notification")) return absl::OkStatus();
+  auto reader = Open("notification");
+  if (!reader.ok()) return reader.status();
+  return (*reader)->Scan<notification::v1::Notice>(
+      notification::kNotices, [&](const std::string& key, const notification::v1::Notice& notice) {
+        if (notice.has_step()) KeepStep("notification", key, notice.step());  // else made by hand
       });
 }
 
@@ -362,6 +426,7 @@ void Auditor::CheckOrder(const std::string& id, const OrderFacts& facts) {
     case Order::STATE_CANCELLED:
     case Order::STATE_REJECTED:
       CheckSteps(subject, id, facts, plan->second);
+      CheckRecords(subject, id, facts, plan->second);
       CheckMoney(subject, id, facts, plan->second);
       break;
     default: {
@@ -397,6 +462,38 @@ void Auditor::CheckSteps(const std::string& subject, const std::string& id, cons
                                         [i](const flow::PlanUndo& undo) { return undo.step == i; });
     if (taken_back && held) {
       Violate(1, subject, absl::StrCat("still holds ", step.context, "'s step \"", step.id, "\""));
+    }
+    if (taken_back && found != records.end() && found->second.awaited()) {
+      Violate(1, subject,
+              absl::StrCat("is over, but ", step.context, "'s step \"", step.id,
+                           "\" can still be answered"));
+    }
+  }
+}
+
+// Steps that hold nothing: what they were to do is done. Of an order that was refused or cancelled,
+// only the notices say anything.
+void Auditor::CheckRecords(const std::string& subject, const std::string& id,
+                           const OrderFacts& facts, const flow::Plan& plan) {
+  const bool completed = facts.order.state() == Order::STATE_COMPLETED;
+  for (int i = 0; i < static_cast<int>(std::min(plan.steps.size(), facts.tasks.size())); ++i) {
+    const flow::PlanStep& step = plan.steps[i];
+    if (!Has(step.context)) continue;
+    const bool should_be_done =
+        facts.tasks[i] == order::v1::TASK_STATE_DONE && (completed || step.is_notice);
+    if (!should_be_done) continue;
+    if (absl::c_linear_search(kRecordedMethods, step.method)) {
+      const auto& records = steps_[step.context];
+      const auto found = records.find(absl::StrCat(id, "/", step.id));
+      if (found == records.end() || found->second.outcome != Outcome::OUTCOME_DONE) {
+        Violate(2, subject,
+                absl::StrCat("counts on ", step.context, "'s step \"", step.id,
+                             "\", which was not done"));
+      }
+    }
+    if (step.method == kCheckOutMethod &&
+        carts_[id] != std::vector<int>{cart::v1::Cart::STATE_PAID}) {
+      Violate(2, subject, "should have one cart, and that paid");
     }
   }
 }

@@ -5,8 +5,9 @@
 //   for (const AuditReport::Violation& v : report->violations) std::cerr << v.text << "\n";
 //
 //   1. A REJECTED or CANCELLED order holds nothing that its flow takes back: no money, stock,
-//   acceptance or shipment.
-//   2. A COMPLETED order holds what its flow says: each step of `place` done once and not undone.
+//   acceptance, shipment or cart; and nobody can still answer a step of it (pay what was awaited).
+//   2. A COMPLETED order holds what its flow says: each step of `place` done once and not undone;
+//   its cart is paid, its receipt confirmed, and whoever was to be told was told.
 //   3. The ledger sums to zero, per currency and per transaction; a payment has the entries of its
 //   state and no others; what an
 //      order's payments hold is its price or nothing.
