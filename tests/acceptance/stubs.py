@@ -104,9 +104,7 @@ CLIENTS = {
     "store": _load("store.v1.store_service_pb2_grpc").StoreServiceStub,
     "view": _load("view.v1.view_service_pb2_grpc").ViewServiceStub,
 }
-# Those that the program serves.
-_served = (ROOT / "app" / "context_names.cc").read_text()
-CONTEXTS = tuple(context for context in CLIENTS if f'"{context}"' in _served)
+CONTEXTS = tuple(CLIENTS)
 
 
 def message_class(full_name):
