@@ -16,18 +16,23 @@
 #include "flow/check.h"
 #include "flow/saga.h"
 #include "flow/turn.h"
+#include "gaekju/assignment/v1/assignment_service.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
 #include "gaekju/flow/v1/step.pb.h"
 #include "gaekju/order/v1/order.pb.h"
 #include "gaekju/order/v1/order_service.pb.h"
 #include "gaekju/payment/v1/payment.pb.h"
+#include "gaekju/payment/v1/payment_service.pb.h"
 #include "gaekju/store/v1/store_service.pb.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "google/rpc/code.pb.h"
+#include "services/assignment/assignment.h"
+#include "services/cart/cart.h"
 #include "services/catalog/catalog.h"
 #include "services/delivery/delivery.h"
+#include "services/notification/notification.h"
 #include "services/order/order.h"
 #include "services/payment/payment.h"
 #include "services/store/store.h"
@@ -55,6 +60,8 @@ constexpr char kOrderId[] = "o1";
 constexpr char kProductId[] = "p1";
 constexpr int64_t kUnitPrice = 1000;
 constexpr int64_t kStock = 1;  // the last unit: what is not given back is missed
+constexpr char kDealerId[] = "d1";
+constexpr int64_t kDealerCapacity = 1;  // its last place
 // The time at which everything happens, and those at which a task may be asked again: never by
 // itself, or at once.
 constexpr int64_t kNow_us = 1'800'000'000'000'000;
@@ -120,6 +127,16 @@ class OnePlan : public order::PlanBook {
   const Plan& plan_;
 };
 
+// A notice takes nothing, and no step, undo or phase of the order looks at its task (flow/saga.h,
+// invariant 7; its random walks compare an order's life with and without): what is proved of the
+// plan without notices holds with them. Each would multiply the states by those of its task and
+// messages.
+Plan WithoutNotices(Plan plan) {
+  plan.steps.resize(plan.flow_count());
+  plan.notice_count = 0;
+  return plan;
+}
+
 // ---- what the explorer knows of a context
 
 using Rows = std::map<std::pair<int, std::string>, std::string>;  // (table, key) -> bytes
@@ -146,6 +163,7 @@ struct ContextState {
   bool done_now = false;   // some step is done, and not taken back
   int64_t money = 0;       // what is kept of the buyer's money
   int64_t reserved = 0;    // units of stock
+  int waiting_carts = 0;   // that nobody has paid
   std::vector<uint16_t> people;  // messages: what people may do now
   // Of the order context:
   Order::State order_state = Order::STATE_UNSPECIFIED;
@@ -271,10 +289,26 @@ struct Move {
   bool fair() const { return kind == Kind::kTake || kind == Kind::kVanish; }
 };
 
+// The only dealer that there is.
+assignment::v1::Dealer TheDealer(const Plan& plan) {
+  assignment::v1::Dealer dealer;
+  dealer.set_dealer_id(kDealerId);
+  dealer.set_storefront(plan.storefront);
+  dealer.mutable_location()->set_latitude(37.5);
+  dealer.mutable_location()->set_longitude(127);
+  return dealer;
+}
+
 class Explorer {
  public:
-  Explorer(const Plan& plan, const Bounds& bounds) : plan_(plan), bounds_(bounds), book_(plan) {}
+  Explorer(const Plan& plan, const Bounds& bounds)
+      : plan_(WithoutNotices(plan)),
+        bounds_(bounds),
+        book_(plan_),
+        dealers_({TheDealer(plan_)}),
+        assignment_context_(assignment::MakeAssignmentContext(&dealers_)) {}
 
+  // `contexts` are those that Explore was given.
   absl::Status Prepare(const std::vector<const Context*>& contexts);
   Report Run(const std::function<void(const Report&)>& progress);
 
@@ -286,6 +320,9 @@ class Explorer {
     absl::flat_hash_map<std::string, uint32_t> state_ids;
     absl::flat_hash_map<uint64_t, std::unique_ptr<Effect>> effects;
   };
+
+  const Context* ContextNamed(const std::string& name,
+                              const std::vector<const Context*>& contexts) const;
 
   // --- turns
   uint32_t InternState(int context, Rows rows);
@@ -331,9 +368,11 @@ class Explorer {
   std::vector<std::string> HeldBy(const Node& node) const;
   OrderRecord RecordOf(uint32_t order_state) const;
 
-  const Plan& plan_;
+  const Plan plan_;
   const Bounds bounds_;
   const OnePlan book_;
+  const assignment::FixedDealers dealers_;
+  const std::unique_ptr<Context> assignment_context_;
   std::unique_ptr<Context> order_context_;
   std::vector<World> worlds_;  // the order context first
   std::vector<Input> inputs_;
@@ -348,11 +387,12 @@ class Explorer {
   };
   std::vector<Start> starts_;
   uint16_t cancel_input_ = 0;
-  int payment_ = -1, delivery_ = -1,
-      catalog_ = -1;       // worlds of the steps whose meaning the properties know
-  int pay_count_ = 0;      // place's steps payment.Capture
-  bool ships_ = false;     // place has delivery.Start
-  int reserve_count_ = 0;  // place's steps catalog.Reserve
+  int payment_ = -1, delivery_ = -1, cart_ = -1, assignment_ = -1,
+      catalog_ = -1;         // worlds of the steps whose meaning the properties know
+  int pay_count_ = 0;        // place's steps payment.Capture
+  bool ships_ = false;       // place has delivery.Start
+  bool checks_out_ = false;  // place has cart.CheckOut
+  int reserve_count_ = 0;    // place's steps catalog.Reserve
   bool states_full_ = false;
   int64_t turn_count_ = 0;
   NodeSet nodes_;
@@ -360,12 +400,19 @@ class Explorer {
 
 // ---------------------------------------------------------------- setting up
 
-const Context* ContextNamed(const std::string& name, const std::vector<const Context*>& contexts) {
+const Context* Explorer::ContextNamed(const std::string& name,
+                                      const std::vector<const Context*>& contexts) const {
   for (const Context* context : contexts) {
     if (context->name == name) return context;
   }
-  for (const Context* context : {&catalog::CatalogContext(), &delivery::DeliveryContext(),
-                                 &payment::PaymentContext(), &store::StoreContext()}) {
+  const Context* const known[] = {assignment_context_.get(),
+                                  &cart::CartContext(),
+                                  &catalog::CatalogContext(),
+                                  &delivery::DeliveryContext(),
+                                  &notification::NotificationContext(),
+                                  &payment::PaymentContext(),
+                                  &store::StoreContext()};
+  for (const Context* context : known) {
     if (context->name == name) return context;
   }
   return nullptr;
@@ -404,10 +451,19 @@ absl::Status Explorer::Prepare(const std::vector<const Context*>& contexts) {
     if (name == "payment") payment_ = c;
     if (name == "delivery") delivery_ = c;
     if (name == "catalog") catalog_ = c;
+    if (name == "cart") cart_ = c;
+    if (name == "assignment") assignment_ = c;
   }
+  bool may_pay_later = false;
   for (int i = 0; i < plan_.place_count; ++i) {
     const PlanStep& step = plan_.steps[i];
     const std::string method = ShortMethod(step.context, step.method);
+    if (method == "payment.Capture") {
+      payment::v1::CaptureRequest constants;
+      may_pay_later |= constants.ParsePartialFromString(step.constants) &&
+                       constants.missing_method() == payment::v1::MISSING_METHOD_AWAIT;
+    }
+    checks_out_ |= method == "cart.CheckOut";
     pay_count_ += method == "payment.Capture";
     ships_ |= method == "delivery.Start";
     reserve_count_ += method == "catalog.Reserve";
@@ -427,6 +483,17 @@ absl::Status Explorer::Prepare(const std::vector<const Context*>& contexts) {
     create.set_available_count(kStock);
     SetState(&node, catalog_, Apply(catalog_, 0, PersonInput(catalog_, create, "")).state);
   }
+  Node dealers_full = node;
+  if (assignment_ > 0) {
+    assignment::v1::CreateDealerRequest create;
+    create.set_dealer_id(kDealerId);
+    create.set_storefront(plan_.storefront);
+    create.set_agency_name("Agency");
+    *create.mutable_location() = TheDealer(plan_).location();
+    create.set_capacity(kDealerCapacity);
+    const uint32_t state = Apply(assignment_, 0, PersonInput(assignment_, create, "")).state;
+    for (Node* at : {&node, &sold_out}) SetState(at, assignment_, state);
+  }
   order::v1::PlaceOrderRequest place;
   place.set_storefront(plan_.storefront);
   place.set_customer_id("c1");
@@ -436,6 +503,9 @@ absl::Status Explorer::Prepare(const std::vector<const Context*>& contexts) {
   auto* line = place.add_lines();
   line->set_product_id(kProductId);
   line->set_quantity(1);
+  place.mutable_expected_total()->set_currency_code(plan_.currency_code);
+  place.mutable_expected_total()->set_minor_units(kUnitPrice);
+  *place.mutable_delivery_location() = TheDealer(plan_).location();
   const auto start = [&](const Node& at, const std::string& text) {
     Input input;
     input.kind = Input::Kind::kBuyer;
@@ -446,9 +516,14 @@ absl::Status Explorer::Prepare(const std::vector<const Context*>& contexts) {
   };
   start(node, "the buyer places an order");
   if (reserve_count_ > 0) start(sold_out, "the buyer orders what is sold out");
+  if (assignment_ > 0) start(dealers_full, "the buyer places an order, and there is no dealer");
   if (pay_count_ > 0) {
     place.set_payment_method(payment::kDeclinedMethod);
     start(node, "the buyer places an order, with a card that will be declined");
+  }
+  if (may_pay_later) {
+    place.clear_payment_method();
+    start(node, "the buyer places an order, to be paid later");
   }
   order::v1::CancelOrderRequest cancel;
   cancel.set_order_id(kOrderId);
@@ -576,21 +651,47 @@ void Explorer::People(int context, ContextState* state) {
         progress.set_state(delivery::v1::Delivery::STATE_DELIVERED);
         state->people.push_back(PersonInput(context, progress, "the parcel is delivered"));
       }
+      if (delivery.state() == delivery::v1::Delivery::STATE_STARTED ||
+          delivery.state() == delivery::v1::Delivery::STATE_DELIVERED) {
+        delivery::v1::ConfirmReceiptRequest confirm;
+        confirm.set_delivery_id(key.second);
+        state->people.push_back(PersonInput(context, confirm, "the buyer confirms the receipt"));
+      }
+    } else if (name == "assignment" && table == &assignment::kAssignments) {
+      assignment::v1::Assignment assignment;
+      GK_CHECK(assignment.ParseFromString(bytes));
+      if (assignment.state() == assignment::v1::Assignment::STATE_ASSIGNED) {
+        assignment::v1::ConfirmPickupRequest confirm;
+        confirm.set_assignment_id(key.second);
+        state->people.push_back(PersonInput(context, confirm, "the buyer picks it up"));
+      }
+    } else if (name == "payment" && table == &payment::kPayments) {
+      payment::v1::Payment payment;
+      GK_CHECK(payment.ParseFromString(bytes));
+      if (payment.state() == payment::v1::Payment::STATE_AWAITED) {
+        payment::v1::PayRequest pay;
+        pay.set_payment_id(key.second);
+        pay.set_payment_method("card");
+        state->people.push_back(PersonInput(context, pay, "the buyer pays"));
+      }
     }
   }
 }
 
 void Explorer::Judge(int context, ContextState* state) {
   int64_t ledger = 0, captured = 0, refunded = 0;
+  int64_t places = 0, places_free = 0, assigned = 0;
   std::map<std::string, int64_t> accounts;
   for (const auto& [key, bytes] : state->rows) {
     const flow::Table* table = worlds_[context].context->tables[key.first];
     std::unique_ptr<Message> body(table->prototype->New());
     GK_CHECK(body->ParseFromString(bytes)) << table->name << "/" << key.second;
-    const auto* field = body->GetDescriptor()->FindFieldByName("step");
-    if (field != nullptr && field->message_type() == StepRecord::descriptor()) {
+    for (int i = 0; i < body->GetDescriptor()->field_count(); ++i) {
+      const auto* field = body->GetDescriptor()->field(i);
+      if (field->is_repeated() || field->message_type() != StepRecord::descriptor()) continue;
       const auto& record =
           static_cast<const StepRecord&>(body->GetReflection()->GetMessage(*body, field));
+      if (record.step_id().empty()) continue;
       RecordFact fact;
       fact.wire_id = record.step_id();
       fact.step = plan_.StepIndex(fact.wire_id.substr(0, fact.wire_id.find('.')));
@@ -617,6 +718,20 @@ void Explorer::Judge(int context, ContextState* state) {
         state->broken = absl::StrCat("stock is made or lost: ", product.available_count(),
                                      " available, ", product.reserved_count(), " reserved");
       }
+    } else if (table == &assignment::kDealers) {
+      const auto& dealer = static_cast<const assignment::v1::Dealer&>(*body);
+      places_free += dealer.capacity() - dealer.assigned_count();
+      if (dealer.assigned_count() < 0 || dealer.assigned_count() > dealer.capacity()) {
+        state->broken = absl::StrCat("a dealer with ", dealer.capacity(), " places has ",
+                                     dealer.assigned_count(), " orders");
+      }
+      places += dealer.capacity();
+    } else if (table == &assignment::kAssignments) {
+      assigned += static_cast<const assignment::v1::Assignment&>(*body).state() ==
+                  assignment::v1::Assignment::STATE_ASSIGNED;
+    } else if (table == &cart::kCarts) {
+      state->waiting_carts +=
+          static_cast<const cart::v1::Cart&>(*body).state() == cart::v1::Cart::STATE_WAITING;
     } else if (table == &order::kOrders) {
       const auto& record = static_cast<const OrderRecord&>(*body);
       state->order_state = record.order().state();
@@ -655,6 +770,10 @@ void Explorer::Judge(int context, ContextState* state) {
   }
   if (refunded > captured) {
     state->twice = absl::StrCat("payment has given back ", refunded, " of ", captured);
+  }
+  if (places_free + assigned != places) {
+    state->broken = absl::StrCat("dealers' places are made or lost: of ", places, ", ", places_free,
+                                 " are free, and ", assigned, " orders are assigned");
   }
   if (ledger != 0) state->broken = absl::StrCat("the ledger sums to ", ledger);
   People(context, state);
@@ -1118,6 +1237,22 @@ std::string Explorer::EndViolation(const Node& node, std::string* sentence) cons
                                held_count[i] == 0 ? " is not done" : " is done twice");
       return held_count[i] == 0 ? "step missing" : "non-idempotence";
     }
+  }
+  if (order == Order::STATE_CANCELLED && !plan_.unless_done.empty()) {
+    const OrderRecord told = RecordOf(node.order);
+    for (int i : plan_.unless_done) {
+      // One that has an undo may be done after the cancel was accepted, and is taken back.
+      if (!plan_.steps[i].undo_method.empty() ||
+          told.saga().tasks(i).state() != order::v1::TASK_STATE_DONE)
+        continue;
+      *sentence = absl::StrCat("the order is cancelled, and ", StepText(i, false),
+                               " was done before: it was too late");
+      return "cancelled too late";
+    }
+  }
+  if (completed && checks_out_ && worlds_[cart_].states[StateOf(node, cart_)].waiting_carts > 0) {
+    *sentence = "the order is completed, and its cart still waits for the payment";
+    return "step missing";
   }
   if (payment_ > 0) {
     const int64_t money = worlds_[payment_].states[StateOf(node, payment_)].money;

@@ -1123,7 +1123,7 @@ TEST(Storefront, TheReadmeTellsTheTruth) {
       absl::StrAppend(&example, line.empty() ? line : line.substr(4), "\n");
     }
   }
-  EXPECT_EQ(Good(example, "storefronts/mealkit.textproto").steps.size(), 3u);
+  EXPECT_EQ(Good(example, "storefronts/mealkit.textproto").steps.size(), 4u);
   const auto plan =
       ParseStorefront(absl::StrReplaceAll(example, {{"payment.Capture", "payment.Captur"}}),
                       "storefronts/mealkit.textproto");
