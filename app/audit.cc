@@ -107,7 +107,7 @@ struct StepFacts {
 };
 
 struct PaymentFacts {
-  std::string order_id;
+  std::string payment_id;
   payment::v1::Payment::State state = payment::v1::Payment::STATE_UNSPECIFIED;
   std::string currency_code;
   int64_t amount = 0;
@@ -174,8 +174,9 @@ class Auditor {
       steps_;  // context -> "<order_id>/<step_id>"
   absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;  // by order
   absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_,
-      carts_;  // states by order
-  absl::flat_hash_map<std::string, view::v1::OrderView> views_;
+      carts_;                                                      // states by order
+  absl::flat_hash_map<std::string, view::v1::OrderView> views_;    // without what is long
+  absl::flat_hash_map<std::string, int> notices_, notices_shown_;  // how many, by order
 };
 
 std::string RevisionKey(const Order& order) {
@@ -295,7 +296,7 @@ absl::Status Auditor::Payments() {
         const bool captured = payment.state() == payment::v1::Payment::STATE_CAPTURED;
         if (captured || refunded) expect(key + "/capture", payment.amount().minor_units());
         if (refunded) expect(key + "/refund", -payment.amount().minor_units());
-        payments_[payment.order_id()].push_back({payment.order_id(), payment.state(),
+        payments_[payment.order_id()].push_back({payment.payment_id(), payment.state(),
                                                  payment.amount().currency_code(),
                                                  payment.amount().minor_units()});
       });
@@ -392,6 +393,7 @@ absl::Status Auditor::Notices() {
   return (*reader)->Scan<notification::v1::Notice>(
       notification::kNotices, [&](const std::string& key, const notification::v1::Notice& notice) {
         if (notice.has_step()) KeepStep("notification", key, notice.step());  // else made by hand
+        if (!notice.order_id().empty()) ++notices_[notice.order_id()];
       });
 }
 
@@ -407,6 +409,8 @@ absl::Status Auditor::Views() {
         kept.clear_lines();
         kept.clear_timeline();
         kept.clear_applied_versions();
+        kept.clear_notices();
+        if (row.notices_size() > 0) notices_shown_[key] = row.notices_size();
       });
 }
 
@@ -575,7 +579,9 @@ void Auditor::CheckViews() {
     differs("number", row.number(), order.number());
     differs("storefront", row.storefront(), order.storefront());
     differs("customer", row.customer_id(), order.customer_id());
+    differs("customer's name", row.customer_name(), order.customer_name());
     differs("total", row.total().minor_units(), order.total().minor_units());
+    if (order.has_cancel_time()) differs("cancelled", row.cancelled(), true);
     // The other contexts were read while the order stood still, but a courier may have moved on
     // since.
     if (auto payments = payments_.find(id);
@@ -585,12 +591,26 @@ void Auditor::CheckViews() {
           state == payment::v1::Payment::STATE_REFUNDED) {
         differs("payment", payment::v1::Payment::State_Name(row.payment_state()),
                 payment::v1::Payment::State_Name(state));
+        differs("payment's id", row.payment_id(), payments->second[0].payment_id);
       }
     }
     if (auto state = one(acceptances_, id); state == store::v1::Acceptance::STATE_ACCEPTED ||
                                             state == store::v1::Acceptance::STATE_DECLINED) {
       differs("acceptance", store::v1::Acceptance::State_Name(row.acceptance_state()),
               store::v1::Acceptance::State_Name(static_cast<store::v1::Acceptance::State>(*state)));
+    }
+    if (auto state = one(carts_, id); state.has_value() &&
+                                      state != cart::v1::Cart::STATE_UNSPECIFIED &&
+                                      state != cart::v1::Cart::STATE_CANCELLED) {
+      differs("cart", cart::v1::Cart::State_Name(row.cart_state()),
+              cart::v1::Cart::State_Name(static_cast<cart::v1::Cart::State>(*state)));
+    }
+    if (Has("notification")) {
+      auto count = [&](const absl::flat_hash_map<std::string, int>& counts) {
+        const auto found = counts.find(id);
+        return found == counts.end() ? 0 : std::min(found->second, view::kNoticesMax);
+      };
+      differs("notices", count(notices_shown_), count(notices_));
     }
     // A tombstone (cancelled before it began) publishes nothing.
     if (auto state = one(deliveries_, id); state.has_value() &&

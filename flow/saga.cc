@@ -301,6 +301,7 @@ void SagaRun::OnResult(const StepResult& result) {
     t.set_state(result.outcome == Outcome::OUTCOME_DONE ? TASK_STATE_DONE : TASK_STATE_REFUSED);
     if (t.state() == TASK_STATE_DONE && i < plan_.place_count && !order_.has_total()) {
       ReadAmount(step(i), result.payload, &order_);
+      if (order_.has_total()) facts_.push_back(Fact::kStatusChanged);
     }
     if (t.state() == TASK_STATE_REFUSED && in_course && !step(i).is_notice) {
       google::rpc::Status status;

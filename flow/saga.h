@@ -68,7 +68,7 @@ class SagaRun {
     kCancelAnswered,   // everything that the buyer waits for in a cancel has answered
     kCancelRefused,    // the cancel is refused; the order goes on
     kCancelCompleted,  // everything the cancel flow names is taken back
-    kStatusChanged,    // the shop's word for the order changed
+    kStatusChanged,    // the shop's word for the order changed, or its price became known
   };
   enum class CancelReply {
     kWait,        // kCancelAnswered or kCancelRefused follows
