@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <deque>
+#include <list>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -162,9 +163,11 @@ bool ParseAckSubject(absl::string_view reply, BusDelivery* delivery) {
 
 struct Counters {
   std::atomic<uint64_t> published{0}, publish_failed{0}, publish_duplicates{0}, delivered{0},
-      redelivered{0}, acked{0}, naked{0}, stale_acks{0}, connects{0}, streams_made{0},
-      consumers_made{0};
+      redelivered{0}, acked{0}, naked{0}, in_progress{0}, stale_acks{0}, connects{0},
+      streams_made{0}, consumers_made{0}, consumers_updated{0};
 };
+
+struct Settlement;
 
 // A consumer as the bus keeps it for its whole life.
 struct Consumer {
@@ -176,18 +179,29 @@ struct Consumer {
   // The connection (see Serial) for which `epoch` is known to be right. Until it is the present
   // one, acks are held back.
   std::atomic<uint64_t> verified_serial{0};
-  std::string deliver_subject;  // of the keeper's thread
+  std::string deliver_subject;   // of the keeper's thread
+  uint64_t settings_serial = 0;  // of the keeper's thread: for which connection they were compared
+  Clock::duration progress_period{};  // how long a delivery in hand may go without a word
+  // The deliveries in hand, longest without a word to the server first. Guarded by Sender::mu.
+  std::list<Settlement*> in_hand;
 };
 
 class Sender;
 
-// The one-time right to ack or nak a delivery.
-struct Settlement {
+// The one-time right to ack or nak a delivery. While it is unused and somebody holds it, the
+// delivery is in hand: the server is told so now and then, and does not deliver it again.
+struct Settlement : std::enable_shared_from_this<Settlement> {
+  ~Settlement();  // dropped without a word: comes again after ack_wait
+
   std::shared_ptr<Sender> sender;
   std::shared_ptr<Consumer> consumer;
-  uint64_t epoch;
+  uint64_t epoch = 0;
   std::string reply;
   std::atomic<bool> used{false};
+  // Guarded by Sender::mu.
+  bool listed = false;  // in consumer->in_hand, at `place`
+  std::list<Settlement*>::iterator place;
+  Clock::time_point told;  // when the server last heard that it is in hand, or delivered it
 };
 
 // What waits to be written, shared with deliveries that may outlive the bus.
@@ -204,11 +218,26 @@ class Sender {
   bool Push(Item&& item) {
     {
       std::lock_guard<std::mutex> lock(mu);
+      if (item.settlement != nullptr) Unlist(*item.settlement);
       if (closing) return false;
       queue.push_back(std::move(item));
     }
     wake.notify_one();
     return true;
+  }
+
+  // A delivery has come.
+  void List(Settlement& settlement) {
+    std::lock_guard<std::mutex> lock(mu);
+    settlement.told = Clock::now();
+    std::list<Settlement*>& in_hand = settlement.consumer->in_hand;
+    settlement.place = in_hand.insert(in_hand.end(), &settlement);
+    settlement.listed = true;
+  }
+  // It is settled, or dropped. REQUIRES: mu is held.
+  void Unlist(Settlement& settlement) {
+    if (!std::exchange(settlement.listed, false)) return;
+    settlement.consumer->in_hand.erase(settlement.place);
   }
 
   struct Slot {        // a publish that waits for its acknowledgement
@@ -223,6 +252,7 @@ class Sender {
   std::deque<Slot> slots;  // by id, from first_id; deadlines ascend
   uint64_t first_id = 1;
   uint64_t in_flight = 0;
+  std::vector<std::shared_ptr<Consumer>> consumers;  // whose deliveries may be in hand
   bool sweep = false;    // the connection broke: no acknowledgement will come
   bool recheck = false;  // a consumer was verified: held acks may go
   bool closing = false;
@@ -238,7 +268,33 @@ class Sender {
     }
     return done;
   }
+
+  // Those in hand that the server has not heard of for progress_period, to be told now; and when to
+  // look again. REQUIRES: mu is held.
+  Clock::time_point TakeUntold(Clock::time_point now,
+                               std::vector<std::shared_ptr<Settlement>>* untold) {
+    Clock::time_point next = Clock::time_point::max();
+    for (const std::shared_ptr<Consumer>& consumer : consumers) {
+      std::list<Settlement*>& in_hand = consumer->in_hand;
+      // Each at most once: what is told goes to the end with the present time.
+      while (!in_hand.empty() && in_hand.front()->told + consumer->progress_period <= now) {
+        Settlement& settlement = *in_hand.front();
+        settlement.told = now;
+        in_hand.splice(in_hand.end(), in_hand, in_hand.begin());
+        // Null: its last holder is dropping it, and waits for mu.
+        if (auto held = settlement.weak_from_this().lock()) untold->push_back(std::move(held));
+      }
+      // By the clock and not by the deliveries: one that comes need not wake the writer.
+      next = std::min(next, now + consumer->progress_period);
+    }
+    return next;
+  }
 };
+
+Settlement::~Settlement() {
+  std::lock_guard<std::mutex> lock(sender->mu);
+  sender->Unlist(*this);
+}
 
 }  // namespace
 
@@ -292,9 +348,9 @@ BusMessage DeadLetter(const BusDelivery& delivery, absl::string_view context,
 
 // ---------------------------------------------------------------- NatsBus
 //
-// Threads of ours: the writer (publishes, acks, and their failures and time limits) and the keeper
-// (connects; looks whether streams and consumers stand; calls OnConnect). nats.c adds its own per
-// connection and per subscription.
+// Threads of ours: the writer (publishes, acks, word of what is in hand, and failures and time
+// limits of all that) and the keeper (connects; looks whether streams and consumers stand; calls
+// OnConnect). nats.c adds its own per connection and per subscription.
 //
 // Acks go by plain publishes to the reply subject, and consumers are plain subscriptions to the
 // deliver subject of a durable that the keeper makes. So nats.c's JetStream subscriptions and its
@@ -352,6 +408,14 @@ class NatsBus::Impl {
     auto consumer = std::make_shared<Consumer>();
     consumer->spec = std::move(spec);
     consumer->handler = std::move(handler);
+    // A look each quarter finds what has been silent for a quarter: a word at least each half.
+    consumer->progress_period = std::chrono::microseconds(
+        std::max<int64_t>(250, absl::ToInt64Microseconds(consumer->spec.ack_wait) / 4));
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      sender_->consumers.push_back(consumer);
+    }
+    sender_->wake.notify_all();  // it did not know when to look
     {
       std::lock_guard<std::mutex> lock(mu_);
       consumers_.push_back(std::move(consumer));
@@ -451,7 +515,12 @@ class NatsBus::Impl {
       sender_->closing = true;
     }
     sender_->wake.notify_all();
-    writer_.join();  // after it has sent the acks that waited
+    writer_.join();                                    // after it has sent the acks that waited
+    std::vector<std::shared_ptr<Consumer>> consumers;  // not destroyed under the lock
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      consumers.swap(sender_->consumers);  // deliveries that outlive the bus keep theirs
+    }
     std::set<std::shared_ptr<Subscription>> subscriptions;
     std::shared_ptr<Link> link;
     {
@@ -486,10 +555,12 @@ class NatsBus::Impl {
     s.redelivered = counters_.redelivered;
     s.acked = counters_.acked;
     s.naked = counters_.naked;
+    s.in_progress = counters_.in_progress;
     s.stale_acks = counters_.stale_acks;
     s.connects = counters_.connects;
     s.streams_made = counters_.streams_made;
     s.consumers_made = counters_.consumers_made;
+    s.consumers_updated = counters_.consumers_updated;
     std::lock_guard<std::mutex> lock(sender_->mu);
     s.in_flight = sender_->in_flight;
     return s;
@@ -910,13 +981,22 @@ class NatsBus::Impl {
         return Unavailable(absl::StrCat("making consumer ", spec.durable, " of ", spec.stream), s);
       ++counters_.consumers_made;
       LogInfo("made a consumer", {{"stream", spec.stream}, {"durable", spec.durable}});
-    } else if (info->Config->AckWait != config.AckWait ||
-               info->Config->MaxAckPending != config.MaxAckPending) {
+    } else if (consumer->settings_serial != serial &&
+               (info->Config->AckWait != config.AckWait ||
+                info->Config->MaxAckPending != config.MaxAckPending)) {
+      // Keeps its position and what is unacknowledged. Once a connection: two processes of one
+      // durable with different flags, as in a roll-out, do not take turns at it.
       s = js_UpdateConsumer(nullptr, link.js, spec.stream.c_str(), &config, nullptr, &code);
       if (s != NATS_OK)
         return Unavailable(absl::StrCat("updating consumer ", spec.durable, " of ", spec.stream),
                            s);
+      ++counters_.consumers_updated;
+      LogInfo("updated a consumer", {{"stream", spec.stream},
+                                     {"durable", spec.durable},
+                                     {"ack_wait_ms", config.AckWait / 1'000'000},
+                                     {"max_ack_pending", config.MaxAckPending}});
     }
+    consumer->settings_serial = serial;
     if (consumer->verified_serial.exchange(serial) != serial) {
       {
         std::lock_guard<std::mutex> lock(sender_->mu);
@@ -1082,6 +1162,7 @@ class NatsBus::Impl {
     settlement->consumer = subscription.consumer;
     settlement->epoch = subscription.epoch;
     settlement->reply = reply;
+    sender_->List(*settlement);
     delivery.settle = [settlement = std::move(settlement)](int64_t nak_delay_us) {
       if (settlement->used.exchange(true)) return;
       Sender::Item item;
@@ -1126,27 +1207,35 @@ class NatsBus::Impl {
     std::vector<Sender::Item> batch;
     std::vector<Sender::Item>
         held;  // acks until it is known that the stream is still the one they are for
+    Clock::time_point next_look = Clock::time_point::max();  // at what is in hand
+    size_t consumer_count = 0;
     while (true) {
       std::vector<PublishDone> broken, late;
+      std::vector<std::shared_ptr<Settlement>> untold;
       bool closing = false;
       {
         std::unique_lock<std::mutex> lock(sender.mu);
         auto ready = [&] {
           return !sender.queue.empty() || sender.sweep || sender.closing ||
-                 (sender.recheck && !held.empty());
+                 (sender.recheck && !held.empty()) || sender.consumers.size() != consumer_count;
         };
-        if (sender.slots.empty()) {
+        // A copy: the slot may be gone before the wait ends.
+        const Clock::time_point until =
+            sender.slots.empty() ? next_look : std::min(next_look, sender.slots.front().deadline);
+        if (until == Clock::time_point::max()) {
           sender.wake.wait(lock, ready);
         } else {
-          // A copy: the slot may be gone before the wait ends.
-          const Clock::time_point deadline = sender.slots.front().deadline;
-          sender.wake.wait_until(lock, deadline, ready);
+          sender.wake.wait_until(lock, until, ready);
         }
         batch.swap(sender.queue);
         sender.recheck = false;
         closing = sender.closing;
         const bool sweep = std::exchange(sender.sweep, false);
         const Clock::time_point now = Clock::now();
+        if (now >= next_look || sender.consumers.size() != consumer_count) {
+          next_look = sender.TakeUntold(now, &untold);
+          consumer_count = sender.consumers.size();
+        }
         while (!sender.slots.empty() &&
                (sweep || closing || sender.slots.front().deadline <= now)) {
           const bool expired = sender.slots.front().deadline <= now;
@@ -1186,11 +1275,12 @@ class NatsBus::Impl {
         }
       }
       batch.clear();
-      if (!settles.empty()) {
+      if (!settles.empty() || !untold.empty()) {
         const uint64_t serial = link != nullptr ? Serial(*link) : 0;
         for (Sender::Item& item : settles) {
           if (!Settle(link.get(), serial, item)) held.push_back(std::move(item));
         }
+        for (const auto& settlement : untold) TellInProgress(link.get(), serial, *settlement);
       }
       if (closing) return;
     }
@@ -1271,6 +1361,20 @@ class NatsBus::Impl {
     }
     ++(item.nak_delay_us < 0 ? counters_.acked : counters_.naked);
     return true;
+  }
+
+  // Starts ack_wait anew. What cannot be told now is told at the next look, or comes again.
+  void TellInProgress(Link* link, uint64_t serial, const Settlement& settlement) {
+    static constexpr absl::string_view kInProgress = "+WPI";
+    const Consumer& consumer = *settlement.consumer;
+    if (serial == 0 || !up_ || consumer.verified_serial != serial ||
+        consumer.epoch != settlement.epoch || settlement.used)
+      return;
+    if (natsConnection_Publish(link->nc, settlement.reply.c_str(), kInProgress.data(),
+                               static_cast<int>(kInProgress.size())) != NATS_OK) {
+      return NoteBroken();
+    }
+    ++counters_.in_progress;
   }
 
   const NatsBusOptions options_;

@@ -85,12 +85,17 @@ struct ConsumerSpec {
   std::string filter_subject;  // empty: all of the stream
   int max_ack_pending =
       1024;  // delivered and not acknowledged, over all processes; then the server waits
-  absl::Duration ack_wait = absl::Seconds(30);  // not acknowledged for so long: delivered again
+  // A delivery of which the server has not heard for so long is delivered again, to any process. A
+  // durable that stands with another ack_wait or max_ack_pending is changed, in its place.
+  absl::Duration ack_wait = absl::Seconds(5);
 };
 
-// One delivery. Unless Ack or Nak is called it comes again after ack_wait; also when an ack is
-// lost. Movable and copyable; Ack and Nak may be called from any thread, also after Close (then
-// they do nothing); the first call counts.
+// One delivery. While a copy of it lives and neither Ack nor Nak was called, it is in hand: the bus
+// tells the server so at least every half ack_wait, and it does not come again, however long it
+// takes. It comes again after ack_wait when the last copy goes without a word, when an ack is lost,
+// and when the process or its connection stands still or dies: then to another process too.
+// Movable and copyable; Ack and Nak may be called from any thread, also after Close (then they do
+// nothing); the first call counts.
 struct BusDelivery {
   std::string stream;
   std::string subject;
@@ -197,10 +202,12 @@ struct BusStats {
   uint64_t redelivered = 0;  // of `delivered`
   uint64_t acked = 0;
   uint64_t naked = 0;
-  uint64_t stale_acks = 0;  // dropped: the connection that brought the message is gone
+  uint64_t in_progress = 0;  // words to the server that a delivery is still in hand
+  uint64_t stale_acks = 0;   // dropped: the connection that brought the message is gone
   uint64_t connects = 0;
   uint64_t streams_made = 0;
   uint64_t consumers_made = 0;
+  uint64_t consumers_updated = 0;  // to other settings
 };
 
 // Bus over nats.c. Connects in the background and for ever; one connection.

@@ -72,6 +72,11 @@ ABSL_FLAG(int32_t, publish_pending_max, 1024,
 ABSL_FLAG(
     int32_t, consume_pending_max, 2048,
     "Messages JetStream may deliver before they are acknowledged, per consumer: four full turns.");
+ABSL_FLAG(
+    absl::Duration, ack_wait, absl::Seconds(5),
+    "When a process dies or stands still, the messages it had in hand come to another (or to "
+    "its successor) after so long. One that "
+    "lives says twice in that time that it still has them, so slowness brings nothing again.");
 // --- life
 ABSL_FLAG(absl::Duration, drain_timeout, absl::Seconds(10),
           "After SIGTERM: how long calls and turns in flight may take to finish. Less than the "
@@ -332,6 +337,7 @@ ServerConfig ServerConfigFromFlags() {
   c.outbox_retention = absl::GetFlag(FLAGS_outbox_retention);
   c.publish_pending_max = absl::GetFlag(FLAGS_publish_pending_max);
   c.consume_pending_max = absl::GetFlag(FLAGS_consume_pending_max);
+  c.ack_wait = absl::GetFlag(FLAGS_ack_wait);
   c.drain_timeout = absl::GetFlag(FLAGS_drain_timeout);
   c.rpc_inflight_max = absl::GetFlag(FLAGS_rpc_inflight_max);
   c.rpc_streams_max = absl::GetFlag(FLAGS_rpc_streams_max);
@@ -379,6 +385,12 @@ absl::Status CheckServerConfig(const ServerConfig& c) {
       return absl::InvalidArgumentError(
           absl::StrCat("--", name, " must be at least 1ms, not ", absl::FormatDuration(value)));
     }
+  }
+  // Less than a process may stand still by itself (a loaded machine, a slow disk) only repeats
+  // work.
+  if (c.ack_wait < absl::Milliseconds(100)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--ack_wait must be at least 100ms, not ", absl::FormatDuration(c.ack_wait)));
   }
   if (c.drain_timeout < absl::ZeroDuration() || c.watchdog_period < absl::ZeroDuration()) {
     return absl::InvalidArgumentError("--drain_timeout and --watchdog_period must not be negative");

@@ -72,6 +72,7 @@ struct ServerConfig {
   absl::Duration outbox_retention;
   int publish_pending_max = 0;
   int consume_pending_max = 0;
+  absl::Duration ack_wait;
   // --- life
   absl::Duration drain_timeout;
   // --- gRPC
