@@ -16,6 +16,7 @@
 #include "flow/storefront.h"
 #include "gaekju/flow/v1/step.pb.h"
 #include "runtime/pg.h"
+#include "services/assignment/assignment.h"
 #include "services/cart/cart.h"
 #include "services/catalog/catalog.h"
 #include "services/delivery/delivery.h"
@@ -37,6 +38,7 @@ constexpr int kPageRows = 5000;
 
 // Steps that take nothing which could be held, but leave a record of having been done.
 constexpr absl::string_view kRecordedMethods[] = {
+    "gaekju.assignment.v1.AssignmentService.AwaitPickup",
     "gaekju.delivery.v1.DeliveryService.AwaitReceipt",
     "gaekju.notification.v1.NotificationService.Notify",
 };
@@ -120,8 +122,9 @@ class Auditor {
 
   absl::StatusOr<AuditReport> Run() {
     if (absl::Status status = ReadOrders(); !status.ok()) return status;
-    for (auto check : {&Auditor::Payments, &Auditor::Catalog, &Auditor::Store, &Auditor::Deliveries,
-                       &Auditor::Carts, &Auditor::Notices, &Auditor::Views}) {
+    for (auto check :
+         {&Auditor::Payments, &Auditor::Catalog, &Auditor::Store, &Auditor::Deliveries,
+          &Auditor::Carts, &Auditor::Assignments, &Auditor::Notices, &Auditor::Views}) {
       if (absl::Status status = (this->*check)(); !status.ok()) return status;
     }
     if (absl::Status status = ReadOrdersAgain(); !status.ok()) return status;
@@ -151,6 +154,7 @@ class Auditor {
   absl::Status Store();
   absl::Status Deliveries();
   absl::Status Carts();
+  absl::Status Assignments();
   absl::Status Notices();
   absl::Status Views();
   void KeepStep(const std::string& context, const std::string& key, const StepRecord& step);
@@ -382,6 +386,43 @@ absl::Status Auditor::Carts() {
           Violate(1, absl::StrCat("cart ", key),
                   absl::StrCat("is ", cart::v1::Cart::State_Name(cart.state()),
                                ", which its step does not say"));
+        }
+      });
+}
+
+absl::Status Auditor::Assignments() {
+  if (!Has("assignment")) return absl::OkStatus();
+  auto reader = Open("assignment");
+  if (!reader.ok()) return reader.status();
+  using assignment::v1::Assignment;
+  absl::flat_hash_map<std::string, int64_t> assigned;  // by dealer
+  absl::Status status = (*reader)->Scan<Assignment>(
+      assignment::kAssignments, [&](const std::string& key, const Assignment& assignment) {
+        KeepStep("assignment", key, assignment.step());
+        const bool live = assignment.state() == Assignment::STATE_ASSIGNED;
+        if (live) ++assigned[assignment.dealer_id()];
+        const StepRecord& pickup = assignment.pickup_step();
+        if (pickup.step_id().empty()) return;  // nobody waits for it
+        KeepStep("assignment", absl::StrCat(pickup.order_id(), "/", pickup.step_id()), pickup);
+        if ((pickup.outcome() == Outcome::OUTCOME_PENDING) != live) {
+          Violate(5, absl::StrCat("assignment ", key),
+                  absl::StrCat("is ", Assignment::State_Name(assignment.state()),
+                               ", and who waits for its pick-up was told ",
+                               flow::v1::Outcome_Name(pickup.outcome())));
+        }
+      });
+  if (!status.ok()) return status;
+  return (*reader)->Scan<assignment::v1::Dealer>(
+      assignment::kDealers, [&](const std::string& key, const assignment::v1::Dealer& dealer) {
+        const int64_t count = assigned.contains(key) ? assigned[key] : 0;
+        if (dealer.assigned_count() != count) {
+          Violate(4, absl::StrCat("dealer ", key),
+                  absl::StrCat("has assigned_count ", dealer.assigned_count(), ", but ", count,
+                               " orders"));
+        }
+        if (dealer.capacity() > 0 && count > dealer.capacity()) {
+          Violate(4, absl::StrCat("dealer ", key),
+                  absl::StrCat("has ", count, " orders, and room for ", dealer.capacity()));
         }
       });
 }

@@ -1,4 +1,4 @@
-"""`gaekju audit` over what fashion's flow has not: carts, payments that are awaited, receipts that are waited for, notices.
+"""`gaekju audit` over what fashion's flow has not: carts, payments and receipts and pick-ups that are waited for, dealers, notices.
 Each line breaks one row, must be seen, and is put back. (tests/acceptance/test_up.py has the others.)"""
 
 import contextlib
@@ -9,11 +9,13 @@ import pytest
 
 from gaekju_house import House, eventually, gaekju_binary
 from shop import SECONDS_TO_ANSWER, Shop, won
-from stubs import ROOT, cart_pb, delivery_pb, delivery_service, notification_pb, payment_pb, step_pb
+from stubs import ROOT, assignment_pb, assignment_service, cart_pb, delivery_pb, delivery_service, notification_pb, payment_pb
+from stubs import step_pb, type_pb
 
 Cart, Payment, Delivery, Notice = cart_pb.Cart, payment_pb.Payment, delivery_pb.Delivery, notification_pb.Notice
+Assignment, Dealer = assignment_pb.Assignment, assignment_pb.Dealer
 TABLES = {Cart: ("cart", "carts"), Payment: ("payment", "payments"), Delivery: ("delivery", "deliveries"),
-          Notice: ("notification", "notices")}
+          Notice: ("notification", "notices"), Assignment: ("assignment", "assignments"), Dealer: ("assignment", "dealers")}
 
 
 class Books:
@@ -21,13 +23,19 @@ class Books:
 
     def __init__(self, house):
         self.house = house
-        fun, meal = Shop(house, "funshop"), Shop(house, "mealkit")
+        fun, meal, phones = Shop(house, "funshop"), Shop(house, "mealkit"), Shop(house, "tshop")
+        house.client("assignment").CreateDealer(assignment_service.CreateDealerRequest(
+            dealer_id="d1", storefront="tshop", agency_name="강남점", capacity=2,
+            location=type_pb.Location(latitude=37.5, longitude=127.0)), timeout=SECONDS_TO_ANSWER)
         product, buyer = fun.product(price=20_000), fun.buyer()
         self.paid = fun.place(buyer, product).order_id
         self.emptied = fun.place(buyer, product).order_id
         self.unpaid = fun.place(buyer, product, payment_method="").order_id
         self.received = meal.place(buyer, product, expected_total=won(20_000)).order_id
         self.returned = meal.place(buyer, product, expected_total=won(20_000)).order_id
+        here = type_pb.Location(latitude=37.6, longitude=127.1)
+        self.picked_up = phones.place(buyer, product, delivery_location=here).order_id
+        self.assigned = phones.place(buyer, product, delivery_location=here).order_id
         for order_id in (self.paid, self.emptied):
             fun.until(order_id, "COMPLETED")
         eventually(lambda: fun.payment_state(self.unpaid) == "AWAITED", "the payment is awaited")
@@ -42,6 +50,12 @@ class Books:
         house.client("delivery").ConfirmReceipt(delivery_service.ConfirmReceiptRequest(
             delivery_id=f"{self.received}/deliver", customer_id=buyer), timeout=SECONDS_TO_ANSWER)
         meal.until(self.received, "COMPLETED")
+        for order_id in (self.picked_up, self.assigned):
+            eventually(lambda: self.row(Assignment, f"{order_id}/assign").pickup_step.outcome == step_pb.OUTCOME_PENDING,
+                       "the pick-up is waited for")
+        house.client("assignment").ConfirmPickup(assignment_service.ConfirmPickupRequest(
+            assignment_id=f"{self.picked_up}/assign"), timeout=SECONDS_TO_ANSWER)
+        phones.until(self.picked_up, "COMPLETED")
 
     def audit(self, settle="0s"):
         done = subprocess.run(
@@ -75,7 +89,7 @@ class Books:
 
 @pytest.fixture(scope="module")
 def books(cluster, tmp_path_factory):
-    shops = [ROOT / "storefronts" / f"{shop}.textproto" for shop in ("funshop", "mealkit")]
+    shops = [ROOT / "storefronts" / f"{shop}.textproto" for shop in ("funshop", "mealkit", "tshop")]
     with House(cluster, tmp_path_factory.mktemp("audit"), storefronts=shops) as house:
         house.start()
         yield Books(house)
@@ -112,6 +126,14 @@ def _delivered_and_waiting(delivery):
     _waiting(delivery)
 
 
+def _pickup_waiting(assignment):
+    assignment.pickup_step.outcome = step_pb.OUTCOME_PENDING
+
+
+def _overfull(dealer):
+    dealer.capacity, dealer.assigned_count = 0, 7
+
+
 def _gone(_):
     return False
 
@@ -129,6 +151,11 @@ DAMAGE = [
      r"invariant 2: order .*counts on delivery's step"),
     ("somebody waits for a receipt that there was", Delivery, "{received}/deliver", _waiting, r"invariant 5: delivery"),
     ("somebody waits for the receipt of a stopped parcel", Delivery, "{returned}/deliver", _waiting, r"invariant 5: delivery"),
+    ("a completed order was not picked up", Assignment, "{picked_up}/assign", _pickup_waiting,
+     r"invariant 2: order .*counts on assignment's step"),
+    ("somebody waits for a pick-up that there was", Assignment, "{picked_up}/assign", _pickup_waiting, r"invariant 5: assignment"),
+    ("a dealer has another number of orders", Dealer, "d1", _overfull, r"invariant 4: dealer d1 has assigned_count 7, but 1"),
+    ("a dealer's order is gone", Assignment, "{assigned}/assign", _gone, r"invariant 4: dealer d1 has assigned_count 1, but 0"),
     ("somebody was not told", Notice, "{received}/tell-ordered", _gone, r"invariant 2: order .*counts on notification's step"),
 ]
 
