@@ -31,6 +31,7 @@ constexpr char kDomain[] = "gaekju.order.v1.OrderService";
 constexpr int64_t kCallGrace_us = 1'000'000;
 // What a caller is told to wait before trying again.
 constexpr int64_t kRetryAfter_us = 2'000'000;
+constexpr int64_t kBusyRetryAfter_us = 1'000'000;
 
 bool Waiting(order::v1::TaskState state) {
   return state == TASK_STATE_ASKED || state == TASK_STATE_PENDING;
@@ -113,6 +114,16 @@ google::rpc::Status SagaRun::TooLateStatus() {
                            "the order has come too far to be cancelled");
   AddLocalized("ko", "이제는 주문을 취소할 수 없습니다", &status);
   AddLocalized("en", "It is too late to cancel this order", &status);
+  return status;
+}
+
+google::rpc::Status SagaRun::BusyStatus(const Plan& plan) {
+  auto status = MakeStatus(google::rpc::UNAVAILABLE, kDomain, "CANCEL_BUSY",
+                           "an earlier cancel is still being taken back; please try again in a "
+                           "moment",
+                           "", kBusyRetryAfter_us);
+  AddLocalized("ko", plan.cancel_try_later.ko(), &status);
+  AddLocalized("en", plan.cancel_try_later.en(), &status);
   return status;
 }
 

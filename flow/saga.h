@@ -98,8 +98,9 @@ class SagaRun {
   bool cancel_was_accepted() const { return cancel_was_accepted_; }
   // Whether anything in the record changed.
   bool changed() const { return changed_; }
-  // What kTooLate means, as the caller is told.
+  // What kTooLate and kBusy mean, as the caller is told.
   static google::rpc::Status TooLateStatus();
+  static google::rpc::Status BusyStatus(const Plan& plan);
 
   // What the step is called on the wire: its id, and for the n-th cancel "<id>.<n>".
   static std::string WireStepId(const Plan& plan, const order::v1::Saga& saga, int step);

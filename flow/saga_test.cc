@@ -567,6 +567,9 @@ TEST(Cancel, TheShopsOwnWordsTellTheBuyerToTryLater) {
   EXPECT_EQ(h.Unreachable("seller"), "undo seller; cancel refused");
   EXPECT_EQ(absl::StrJoin(Localized(h.record.saga().cancel_refusal()), " "),
             "STEP_UNREACHABLE retry ko=나중에 en=Not now");
+  EXPECT_EQ(h.Cancel(), "busy");
+  EXPECT_EQ(absl::StrJoin(Localized(SagaRun::BusyStatus(h.plan).SerializeAsString()), " "),
+            "CANCEL_BUSY retry ko=나중에 en=Not now");
 }
 
 TEST(Cancel, AfterTheStepThatTheStorefrontNamesIsTooLate) {
@@ -605,13 +608,14 @@ TEST(Notice, IsAskedWhenItsTriggerHoldsAndHoldsUpNothing) {
   EXPECT_EQ(h.Place(), "ask pay");
   EXPECT_EQ(h.Done("pay"), "ask stock; ask deliver; ask tell-paid; ask tell-placed; placed");
   for (const auto& ask : h.last_asks) EXPECT_EQ(ask.via, JETSTREAM);
+  EXPECT_EQ(h.Refused("tell-paid"), "") << "its own affair";
+  EXPECT_EQ(h.State(), "PLACED");
   EXPECT_EQ(h.Done("stock"), "");
   EXPECT_EQ(h.Done("deliver"), "ask receive");
   EXPECT_EQ(h.Done("receive"), "ask tell-received; completed");
   EXPECT_EQ(h.State(), "COMPLETED");
-  EXPECT_NE(h.record.due_time_us(), 0) << "three notices are not answered";
+  EXPECT_NE(h.record.due_time_us(), 0) << "two notices are not answered";
   EXPECT_EQ(h.Done("tell-placed"), "");
-  EXPECT_EQ(h.Refused("tell-paid"), "") << "its own affair";
   EXPECT_EQ(h.State(), "COMPLETED");
   EXPECT_EQ(h.After(20 * kSecond), "ask tell-received") << "until it is answered";
   EXPECT_EQ(h.Done("tell-received"), "");
@@ -665,6 +669,17 @@ TEST(Notice, OfAnOrderThatHasNeverBeenIsNotSent) {
   EXPECT_EQ(h.Refused("stock"), "undo pay; rejected");
   EXPECT_EQ(h.Undone("pay"), "reject completed");
   EXPECT_EQ(h.record.due_time_us(), 0);
+}
+
+TEST(Notice, IsNotWhereThePriceComesFrom) {
+  House h(absl::StrCat(kTelling, R"(notice { id: "ask" stage: PLACED call: "catalog.Quote" })"));
+  h.Place();
+  h.Done("pay");
+  catalog::v1::QuoteResponse quote;
+  quote.mutable_amount()->set_currency_code("KRW");
+  quote.mutable_amount()->set_minor_units(20000);
+  h.Done("ask", false, quote.SerializeAsString());
+  EXPECT_FALSE(h.record.order().has_total());
 }
 
 TEST(Notice, OfARefusalTellsOfWhatCanBeRead) {

@@ -367,10 +367,7 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
     case SagaRun::CancelReply::kBusy: {
       Answer answer;
       answer.kind = Answer::Kind::kRefused;
-      answer.status = flow::MakeStatus(
-          google::rpc::UNAVAILABLE, kDomain, "CANCEL_BUSY",
-          "an earlier cancel is still being taken back; please try again in a moment", "",
-          1'000'000);
+      answer.status = SagaRun::BusyStatus(plan);
       return answer;
     }
   }
