@@ -5,6 +5,7 @@
 #include "app/assignment_migrations.h"
 #include "app/cart_migrations.h"
 #include "app/catalog_migrations.h"
+#include "app/contracts.h"
 #include "app/delivery_migrations.h"
 #include "app/notification_migrations.h"
 #include "app/order_migrations.h"
@@ -20,6 +21,7 @@
 #include "services/notification/notification.h"
 #include "services/order/order.h"
 #include "services/order/order_service.h"
+#include "services/order/storefront_service.h"
 #include "services/payment/payment.h"
 #include "services/store/store.h"
 #include "services/view/view.h"
@@ -46,19 +48,35 @@ Make Assignments(std::shared_ptr<assignment::DealerBook> book) {
 }
 
 // The order context and the storefronts it serves.
-Make Orders(const std::string& storefronts) {
-  return [storefronts](const runtime::PgOptions& pg) -> absl::StatusOr<ContextPtr> {
-    struct Held {
-      std::unique_ptr<order::StorefrontBook> book;
-      std::unique_ptr<flow::Context> context;
-    };
-    auto book = order::StorefrontBook::Open(storefronts, pg);
-    if (!book.ok()) return book.status();
-    auto held = std::make_shared<Held>();
-    held->book = *std::move(book);
-    held->context = order::MakeOrderContext(held->book.get());
-    return ContextPtr(held, held->context.get());
-  };
+struct Orders {
+  std::unique_ptr<order::StorefrontBook> book;  // null until the context is made
+  std::unique_ptr<flow::Context> context;
+};
+
+absl::StatusOr<ContextPtr> MakeOrders(const std::string& storefronts, const runtime::PgOptions& pg,
+                                      const std::shared_ptr<Orders>& orders) {
+  auto contracts = ContractsFromFlag();
+  if (!contracts.ok()) return contracts.status();
+  auto book =
+      order::StorefrontBook::Open({.directory = storefronts, .pg = pg, .contracts = *contracts});
+  if (!book.ok()) return book.status();
+  orders->book = *std::move(book);
+  orders->context = order::MakeOrderContext(orders->book.get());
+  return ContextPtr(orders, orders->context.get());
+}
+
+void ObserveStorefronts(const order::StorefrontBook& book, runtime::Metrics& metrics) {
+  for (const auto& [id, shop] : book.Shops()) {
+    metrics
+        .GetGauge("storefront_open", "1: the storefront takes orders. 0: it is closed.",
+                  {{"storefront", id}})
+        .Set(shop.plan != nullptr ? 1 : 0);
+    metrics
+        .GetGauge("storefront_refused",
+                  "1: the storefront's file is wrong, and its last right text goes on.",
+                  {{"storefront", id}})
+        .Set(shop.listing.has_refused() ? 1 : 0);
+  }
 }
 
 // The sagas under way, by storefront and state: those with a due time, so that the partial index is
@@ -95,7 +113,22 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
     spec.migrations = migrations;
     spec.make = std::move(make);
   };
-  is("order", order::OrderMigrations(), Orders(storefronts));
+  if (name == "order") {
+    auto orders = std::make_shared<Orders>();
+    is("order", order::OrderMigrations(), [storefronts, orders](const runtime::PgOptions& pg) {
+      return MakeOrders(storefronts, pg, orders);
+    });
+    spec.further.push_back(
+        {order::kStorefrontService,
+         [orders](const google::protobuf::MethodDescriptor& method,
+                  const google::protobuf::Message& request, runtime::PgConnection* pg) {
+           return order::AnswerStorefronts(*orders->book, method, request, pg);
+         }});
+    spec.observe = [orders](runtime::PgConnection& pg, runtime::Metrics& metrics) {
+      ObserveOrders(pg, metrics);
+      ObserveStorefronts(*orders->book, metrics);
+    };
+  }
   is("payment", payment::PaymentMigrations(), Plain(payment::PaymentContext));
   is("catalog", catalog::CatalogMigrations(), Plain(catalog::CatalogContext));
   is("store", store::StoreMigrations(), Plain(store::StoreContext));
@@ -104,7 +137,6 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
   is("notification", notification::NotificationMigrations(),
      Plain(notification::NotificationContext));
   is("view", view::ViewMigrations(), Plain(view::ViewContext));
-  if (name == "order") spec.observe = ObserveOrders;
   if (name == "assignment") {
     auto book = std::make_shared<assignment::DealerBook>();
     is("assignment", assignment::AssignmentMigrations(), Assignments(book));

@@ -12,6 +12,15 @@ namespace gaekju::app {
 using google::protobuf::MethodDescriptor;
 using google::protobuf::ServiceDescriptor;
 
+namespace {
+
+// The context whose process serves a package's service.
+std::string ServedBy(const std::string& package) {
+  return package == "storefront" ? "order" : package;
+}
+
+}  // namespace
+
 absl::StatusOr<Method> FindMethod(const std::string& given) {
   const auto* pool = google::protobuf::DescriptorPool::generated_pool();
   std::string name = given;
@@ -21,7 +30,7 @@ absl::StatusOr<Method> FindMethod(const std::string& given) {
     const ServiceDescriptor* service = pool->FindServiceByName(ServiceOf(parts[0]));
     if (service == nullptr) return absl::NotFoundError(UnknownContext(parts[0]));
     if (const MethodDescriptor* method = service->FindMethodByName(parts[1]))
-      return Method{parts[0], method};
+      return Method{ServedBy(parts[0]), method};
     std::vector<std::string> names;
     for (int i = 0; i < service->method_count(); ++i) names.push_back(service->method(i)->name());
     return absl::NotFoundError(absl::StrCat(parts[0], " has no method '", parts[1],
@@ -31,7 +40,7 @@ absl::StatusOr<Method> FindMethod(const std::string& given) {
   if (method == nullptr)
     return absl::NotFoundError(
         absl::StrCat("there is no method '", given, "'; say order.PlaceOrder"));
-  return Method{parts.size() > 1 ? parts[1] : "", method};
+  return Method{parts.size() > 1 ? ServedBy(parts[1]) : "", method};
 }
 
 }  // namespace gaekju::app

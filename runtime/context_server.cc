@@ -81,8 +81,10 @@ struct ContextServer::Core {
                   std::unique_ptr<google::protobuf::Message> request, Responder responder);
   void HandleWatch(const std::string& method, const google::protobuf::Message& request,
                    Responder responder);
-  void RefuseUnavailable(Responder& responder, absl::string_view reason,
-                         absl::string_view message) const;
+  void HandleFurther(const Further& further, const google::protobuf::MethodDescriptor& method,
+                     std::unique_ptr<google::protobuf::Message> request, Responder responder);
+  void RefuseUnavailable(Responder& responder, absl::string_view reason, absl::string_view message,
+                         absl::string_view service = "") const;
   absl::Status RetryWhileUnavailable(const std::function<bool()>& stop,
                                      const std::function<absl::Status()>& attempt);
   void Build();
@@ -125,8 +127,10 @@ struct ContextServer::Core {
 
 // ---------------------------------------------------------------- calls
 void ContextServer::Core::RefuseUnavailable(Responder& responder, absl::string_view reason,
-                                            absl::string_view message) const {
-  responder.Refuse(flow::MakeStatus(google::rpc::UNAVAILABLE, spec.service, reason, message,
+                                            absl::string_view message,
+                                            absl::string_view service) const {
+  responder.Refuse(flow::MakeStatus(google::rpc::UNAVAILABLE,
+                                    service.empty() ? spec.service : service, reason, message,
                                     /*field=*/"", kRetryAfterUs));
 }
 
@@ -195,6 +199,27 @@ void ContextServer::Core::HandleWatch(const std::string& method,
     std::lock_guard lock(watch_mutex);
     watches.erase(watch);
   });
+}
+
+void ContextServer::Core::HandleFurther(const Further& further,
+                                        const google::protobuf::MethodDescriptor& method,
+                                        std::unique_ptr<google::protobuf::Message> request,
+                                        Responder responder) {
+  if (!started) {
+    return RefuseUnavailable(responder, "STARTING", "the service is starting; try again",
+                             further.service);
+  }
+  if (draining) {
+    return RefuseUnavailable(responder, "DRAINING", "the service is stopping; try again",
+                             further.service);
+  }
+  // Shared, because std::function has to be copyable.
+  queries->Run(
+      [&further, &method, request = std::shared_ptr<google::protobuf::Message>(std::move(request)),
+       shared_responder = std::make_shared<Responder>(std::move(responder))](PgConnection* pg) {
+        if (shared_responder->cancelled()) return;
+        shared_responder->Send(further.answer(method, *request, pg));
+      });
 }
 
 void ContextServer::Core::EndWatches() {
@@ -310,6 +335,7 @@ absl::Status ContextServer::Core::Consume() {
     consumer.durable = name;
     consumer.filter_subject = std::move(subject);
     consumer.max_ack_pending = shared.config->consume_pending_max;
+    consumer.ack_wait = shared.config->ack_wait;
     return bus->Consume(std::move(consumer),
                         [this](BusDelivery delivery) { intake->Take(std::move(delivery)); });
   };
@@ -361,6 +387,7 @@ void ContextServer::Core::UpdateReadiness() {
   if (is_ready.exchange(now_ready) == now_ready) return;
   metrics.ready.Set(now_ready ? 1 : 0);
   shared.rpc->SetReady(spec.service, now_ready);
+  for (const Further& further : spec.further) shared.rpc->SetReady(further.service, now_ready);
   LogInfo(now_ready ? "ready" : "not ready", {{"context", spec.name}});
 }
 
@@ -443,15 +470,27 @@ ContextServer::~ContextServer() {
 }
 
 void ContextServer::Register() {
-  const google::protobuf::ServiceDescriptor* service =
-      google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(core_->spec.service);
-  GK_CHECK(service != nullptr) << core_->spec.service << " is not linked";
+  const auto find = [](const std::string& name) -> const google::protobuf::ServiceDescriptor& {
+    const auto* found = google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(name);
+    GK_CHECK(found != nullptr) << name << " is not linked";
+    return *found;
+  };
   core_->shared.rpc->AddService(
-      *service, [core = core_.get()](
-                    const google::protobuf::MethodDescriptor& method, CallContext call,
-                    std::unique_ptr<google::protobuf::Message> request, Responder responder) {
+      find(core_->spec.service),
+      [core = core_.get()](const google::protobuf::MethodDescriptor& method, CallContext call,
+                           std::unique_ptr<google::protobuf::Message> request,
+                           Responder responder) {
         core->HandleCall(method, std::move(call), std::move(request), std::move(responder));
       });
+  for (const Further& further : core_->spec.further) {
+    core_->shared.rpc->AddService(
+        find(further.service),
+        [core = core_.get(), &further](const google::protobuf::MethodDescriptor& method,
+                                       CallContext, std::unique_ptr<google::protobuf::Message> r,
+                                       Responder responder) {
+          core->HandleFurther(further, method, std::move(r), std::move(responder));
+        });
+  }
 }
 
 bool ContextServer::ready() const { return core_->is_ready; }

@@ -34,6 +34,15 @@ namespace gaekju::runtime {
 
 class ContextServer {
  public:
+  // A service beside the context's own, for what needs no turn.
+  struct Further {
+    std::string service;  // "gaekju.storefront.v1.StorefrontService", unary methods only
+    // Called once the context is made, on a thread of the connections for reads; `pg` is null when
+    // there is none to be had. Answers from memory, or by a look into the database.
+    std::function<flow::Answer(const google::protobuf::MethodDescriptor& method,
+                               const google::protobuf::Message& request, PgConnection* pg)>
+        answer;
+  };
   struct Spec {
     std::string name;     // "payment"
     std::string service;  // "gaekju.payment.v1.PaymentService"
@@ -44,6 +53,7 @@ class ContextServer {
     // Called every few seconds on a connection for reads, to set metrics that only the database
     // knows. May be null.
     std::function<void(PgConnection& pg, Metrics& metrics)> observe;
+    std::vector<Further> further;  // ready when the context is
     // Each row that a turn has committed, before the next turn begins: TurnOutputs::observe. May be
     // null.
     std::function<void(const flow::Table& table, const std::string& key,
@@ -63,7 +73,7 @@ class ContextServer {
   ContextServer(const ContextServer&) = delete;
   ContextServer& operator=(const ContextServer&) = delete;
 
-  // Adds the service to `rpc`; until Start has returned its calls are answered UNAVAILABLE.
+  // Adds the services to `rpc`; until Start has returned its calls are answered UNAVAILABLE.
   void Register();
   // Applies migrations and starts everything. Errors: CANCELLED (`stop` returned true while waiting
   // for the database), FAILED_PRECONDITION, INVALID_ARGUMENT, NOT_FOUND (the configuration is

@@ -33,7 +33,7 @@ import psycopg
 from stubs import CLIENTS, CONTEXTS, ROOT
 
 SECONDS_TO_START = float(os.environ.get("GAEKJU_TEST_START_SECONDS", "30"))
-SECONDS_TO_CONVERGE = float(os.environ.get("GAEKJU_TEST_CONVERGE_SECONDS", "75"))  # twice JetStream's AckWait, and some
+SECONDS_TO_CONVERGE = float(os.environ.get("GAEKJU_TEST_CONVERGE_SECONDS", "45"))  # several of --ack_wait, on a loaded machine
 
 # The shop that is sold, and variants of it that only tests open.
 STOREFRONTS = [

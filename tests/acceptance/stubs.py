@@ -69,6 +69,8 @@ def _load(name):
 
 
 storefront_pb = _load("storefront.v1.storefront_pb2")
+storefront_service = _load("storefront.v1.storefront_service_pb2")
+StorefrontStub = _load("storefront.v1.storefront_service_pb2_grpc").StorefrontServiceStub
 type_pb = _load("type.v1.type_pb2")
 step_pb = _load("flow.v1.step_pb2")
 assignment_pb = _load("assignment.v1.assignment_pb2")

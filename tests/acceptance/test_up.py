@@ -302,7 +302,7 @@ def test_an_audit_sees_what_is_wrong(running):
 
 
 def test_a_roll_out_under_load_fails_nothing_and_leaves_nothing_to_time_out(running):
-    """Each context is ended with SIGTERM and comes back: callers repeat what was refused, and no message waits for its AckWait (30 s)."""
+    """Each context is ended with SIGTERM and comes back: callers repeat what was refused, and no message is lost."""
     load = subprocess.Popen(
         [gaekju_binary(), "load", f"--data={running.data}", "--seconds=10", "--clients=32", "--warmup=50", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
