@@ -593,9 +593,11 @@ void Auditor::CheckViews() {
     const std::string subject = absl::StrCat("the view of order ", id);
     const auto it = views_.find(id);
     const bool shown = it != views_.end() && it->second.order_state() != Order::STATE_UNSPECIFIED;
-    if (!facts.visible) {
+    // An order that was refused before it was taken says nothing on the bus, also where it is
+    // readable.
+    if (!facts.visible || !facts.order.has_place_time()) {
       if (shown && facts.order.state() == Order::STATE_REJECTED)
-        Violate(6, subject, "shows an order that nobody may see");
+        Violate(6, subject, "shows an order that was never taken");
       continue;
     }
     if (!shown) {
