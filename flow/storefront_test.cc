@@ -18,9 +18,11 @@
 #include "flow/check.h"
 #include "flow/request.h"
 #include "flow/turn.h"
+#include "gaekju/assignment/v1/assignment_service.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
 #include "gaekju/flow/v1/step.pb.h"
+#include "gaekju/notification/v1/notification_service.pb.h"
 #include "gaekju/payment/v1/payment_service.pb.h"
 #include "gaekju/store/v1/store_service.pb.h"
 #include "gmock/gmock.h"
@@ -1384,6 +1386,47 @@ TEST(BuildRequest, AFieldOfAnotherNameIsTheOrders) {
   EXPECT_EQ(pay.customer_id(), order.customer_id());
 }
 
+TEST(BuildRequest, FromWinsOverAnAnswerOfTheFieldsName) {
+  const std::string pay = R"(step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" )";
+  EXPECT_THAT(Dump(Good(Shop(absl::StrCat(kQuote, "\n", pay, "}")))),
+              testing::HasSubstr("amount<quote"));
+  EXPECT_THAT(Dump(Good(Shop(absl::StrCat(
+                  kQuote, "\n", pay, R"(from { field: "amount" order: "expected_total" } })")))),
+              testing::HasSubstr("amount<order.expected_total"));
+}
+
+TEST(BuildRequest, TellsWhereTheBuyerIs) {
+  const Plan plan = Good(ReadFile("storefronts/tshop.textproto"));
+  const PlanStep& assign = plan.steps.at(plan.StepIndex("assign"));
+  order::v1::Order order = SomeOrder();
+  order.mutable_delivery_location()->set_latitude(37.5);
+  const std::string none;
+  assignment::v1::AssignRequest request;
+  ASSERT_TRUE(request.ParseFromString(BuildRequest(
+      plan, assign, order, [&](int) -> const std::string& { return none; }, "assign")));
+  EXPECT_EQ(request.delivery_location().latitude(), 37.5);
+}
+
+// What a notice tells of the step that it is sent for stands in its words: here the agency.
+TEST(BuildRequest, TellsANoticeWhatItsStepAnswered) {
+  const Plan plan = Good(ReadFile("storefronts/tshop.textproto"));
+  assignment::v1::AssignResponse answer;
+  answer.set_agency_name("대리점_3");
+  const std::string bytes = answer.SerializeAsString(), none;
+  for (const char* id : {"tell-accepted", "tell-picked-up"}) {
+    const PlanStep& notice = plan.steps.at(plan.StepIndex(id));
+    notification::v1::NotifyRequest request;
+    ASSERT_TRUE(request.ParseFromString(BuildRequest(
+        plan, notice, SomeOrder(),
+        [&](int step) -> const std::string& {
+          return plan.steps[step].id == "assign" ? bytes : none;
+        },
+        id)));
+    EXPECT_EQ(request.agency_name(), "대리점_3") << id;
+    EXPECT_EQ(request.step_id(), id);
+  }
+}
+
 TEST(BuildRequest, FillsEveryStepOfFashion) {
   const Plan plan = Good(ReadFile("storefronts/fashion.textproto"));
   const order::v1::Order order = SomeOrder();
@@ -1547,8 +1590,14 @@ uint64_t Seed() {
 }
 
 std::vector<std::string> GoodTexts() {
-  return {ReadFile("storefronts/fashion.textproto"), ReadFile("bench/storefronts/bench.textproto"),
+  return {ReadFile("storefronts/fashion.textproto"),
+          ReadFile("bench/storefronts/bench.textproto"),
+          ReadFile("storefronts/funshop.textproto"),
+          ReadFile("storefronts/mealkit.textproto"),
+          ReadFile("storefronts/myshop.textproto"),
+          ReadFile("storefronts/tshop.textproto"),
           ReadFile("tests/storefronts/fashion-reqres.textproto"),
+          kTelling,
           absl::StrCat("id: \"every-1\" currency_code: \"USD\"", kEverything)};
 }
 
@@ -1580,6 +1629,13 @@ TEST(StorefrontAtRandom, NeverCrashesAndAlwaysNamesAPlace) {
                                     "after: \"pay\"",
                                     "via: GRPC",
                                     "step {",
+                                    "notice {",
+                                    "id: \"pay\"",
+                                    "stage: REJECTED",
+                                    "done: \"tell\"",
+                                    "unless_done: \"pay\"",
+                                    "from { field: \"amount\" order: \"expected_total\" }",
+                                    "try_later { ko: \"x\" }",
                                     "status {",
                                     "[type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {}",
                                     "with { [type.googleapis.com/google.protobuf.Any] {} }",
