@@ -29,6 +29,8 @@ Command CallCommand();
 Command CheckCommand();
 Command SeedCommand();
 Command DeadCommand();
+Command FacadeCommand();
+Command GatewayConfigCommand();
 
 // Prints "gaekju <command>: <message>" on stderr and returns `exit_code`.
 int Fail(absl::string_view command, absl::string_view message, int exit_code = 1);

@@ -22,8 +22,8 @@ namespace gaekju::app {
 namespace {
 
 std::vector<Command> Commands() {
-  return {UpCommand(),   ServeCommand(), CheckCommand(), CallCommand(),
-          LoadCommand(), AuditCommand(), DeadCommand(),  SeedCommand()};
+  return {UpCommand(),    ServeCommand(), CheckCommand(), CallCommand(),   LoadCommand(),
+          AuditCommand(), DeadCommand(),  SeedCommand(),  FacadeCommand(), GatewayConfigCommand()};
 }
 
 std::string Overview() {
@@ -31,8 +31,8 @@ std::string Overview() {
       "gaekju: the backend of web shops whose rules are files.\n\nUsage: gaekju COMMAND [ARGS] "
       "[FLAGS]\n\n";
   for (const Command& command : Commands())
-    absl::StrAppendFormat(&text, "  %-8s %s\n", command.name, command.summary);
-  absl::StrAppend(&text, "  version  print the version\n",
+    absl::StrAppendFormat(&text, "  %-14s %s\n", command.name, command.summary);
+  absl::StrAppend(&text, "  version        print the version\n",
                   "\n`gaekju COMMAND --help` tells its flags. Each flag can also be set by the "
                   "environment, as GAEKJU_<FLAG>.\n");
   return text;

@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "flow/check.h"
 #include "flow/turn.h"
+#include "google/api/annotations.pb.h"
 #include "google/protobuf/message.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
@@ -41,6 +42,22 @@ std::string JsonQuote(absl::string_view text) {
   }
   out.push_back('"');
   return out;
+}
+
+// What a caller is told when a context does not answer, instead of gRPC's words about addresses.
+google::rpc::Status Unreachable(int code, absl::string_view context) {
+  google::rpc::Status status = flow::MakeStatus(
+      code, kDomain, "CONTEXT_UNREACHABLE",
+      absl::StrCat("the ", context, " service could not be reached; please try again in a moment"),
+      /*field=*/"", /*retry_after_us=*/1'000'000);
+  google::rpc::LocalizedMessage words;
+  words.set_locale("ko");
+  words.set_message("잠시 후 다시 시도해 주세요");
+  status.add_details()->PackFrom(words);
+  words.set_locale("en");
+  words.set_message("Please try again in a moment");
+  status.add_details()->PackFrom(words);
+  return status;
 }
 
 template <class Detail, class Use>
@@ -227,6 +244,7 @@ void Backend::Serve(const Shop& shop, runtime::RpcServer& server) {
     const Shop::Method* method;
     const google::protobuf::Message* response;
     Lane* lane;
+    bool unwrap;
   };
   auto bound = std::make_shared<std::map<const google::protobuf::MethodDescriptor*, Bound>>();
   for (const Shop::Method& method : shop.methods()) {
@@ -234,7 +252,10 @@ void Backend::Serve(const Shop& shop, runtime::RpcServer& server) {
     GK_CHECK(descriptor != nullptr) << shop.service() << " has no method " << method.name;
     const auto* response = google::protobuf::MessageFactory::generated_factory()->GetPrototype(
         descriptor->output_type());
-    GK_CHECK(bound->emplace(descriptor, Bound{&method, response, &LaneOf(method.lane)}).second)
+    const bool unwrap =
+        !descriptor->options().GetExtension(google::api::http).response_body().empty();
+    GK_CHECK(
+        bound->emplace(descriptor, Bound{&method, response, &LaneOf(method.lane), unwrap}).second)
         << method.name << " has two handlers";
   }
   for (int i = 0; i < service->method_count(); ++i) {
@@ -272,6 +293,7 @@ void Backend::Serve(const Shop& shop, runtime::RpcServer& server) {
       Call call(*this, shop.id(), *state);
       if (absl::Status status = to.method->run(call, *message, response.get()); !status.ok())
         return refuse(*state, *answer, ToRpc(status));
+      if (to.unwrap) call.SetHeader(kUnwrapHeader, "1");
       answer->Reply({}, response->SerializeAsString(), std::move(state->headers));
     });
     if (!taken) {
@@ -307,7 +329,13 @@ absl::Status Backend::Ask(const CallState& state, absl::string_view context,
   });
   std::unique_lock lock(waiting.mutex);
   waiting.ended.wait(lock, [&] { return waiting.done; });
-  if (waiting.result.status.code() != 0) return FromRpc(waiting.result.status);
+  const google::rpc::Status& status = waiting.result.status;
+  if (status.code() != 0) {
+    const bool own_words =
+        status.details_size() > 0 || (status.code() != google::rpc::UNAVAILABLE &&
+                                      status.code() != google::rpc::DEADLINE_EXCEEDED);
+    return FromRpc(own_words ? status : Unreachable(status.code(), context));
+  }
   if (!response->ParseFromString(waiting.result.payload)) {
     return absl::InternalError(absl::StrCat(context, ".", method, " answered something that is no ",
                                             std::string(response->GetTypeName())));

@@ -35,6 +35,7 @@ inline constexpr char kPathHeader[] = "x-gaekju-path";      // the path as it wa
 inline constexpr char kPrefixHeader[] = "x-gaekju-prefix";  // what was stripped of it
 inline constexpr char kStatusHeader[] = "x-gaekju-status";  // the HTTP status to answer
 inline constexpr char kErrorHeader[] = "x-gaekju-error";    // an error's body, percent-encoded
+inline constexpr char kUnwrapHeader[] = "x-gaekju-unwrap";  // the contract names a response_body
 
 struct CallState {
   runtime::CallContext context;

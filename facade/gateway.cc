@@ -29,6 +29,7 @@ using google::protobuf::MethodDescriptor;
 using google::protobuf::ServiceDescriptor;
 
 constexpr char kApi[] = "api";
+constexpr char kTryLater[] = "잠시 후 다시 시도해 주세요";
 
 const ServiceDescriptor* ServiceOfContext(const std::string& context) {
   std::string name = context;
@@ -49,7 +50,8 @@ std::string Quote(absl::string_view text) {
 // gRPC-Web answer is left as it is.
 constexpr char kLua[] = R"lua(
 local prefixes = { $PREFIXES }
-local own = { "x-gaekju-host", "x-gaekju-path", "x-gaekju-prefix", "x-gaekju-status", "x-gaekju-error", "x-gaekju-json" }
+local own = { "x-gaekju-host", "x-gaekju-path", "x-gaekju-prefix", "x-gaekju-status", "x-gaekju-error",
+              "x-gaekju-json", "x-gaekju-unwrap" }
 
 function envoy_on_request(handle)
   local headers = handle:headers()
@@ -69,9 +71,19 @@ function envoy_on_request(handle)
   local kind = headers:get("content-type") or ""
   if kind:sub(1, 16) ~= "application/grpc" then
     headers:replace("x-gaekju-json", "1")
-    -- A body is JSON whatever a form's default says it is.
-    if headers:get("accept") == nil then headers:replace("accept", "application/json") end
   end
+end
+
+-- The whole body. Waiting for it ends what was known as the headers: they have to be asked for again.
+local function whole(handle, always)
+  local body = handle:body(always == true)
+  return body, body and body:getBytes(0, body:length()) or ""
+end
+
+local function replace(handle, body, text)
+  if not body then return end
+  body:setBytes(text)
+  handle:headers():replace("content-length", tostring(#text))
 end
 
 function envoy_on_response(handle)
@@ -79,35 +91,41 @@ function envoy_on_response(handle)
   local kind = headers:get("content-type") or ""
   local status = headers:get("x-gaekju-status")
   local err = headers:get("x-gaekju-error")
+  local unwrap = headers:get("x-gaekju-unwrap")
   for _, name in ipairs(own) do headers:remove(name) end
   if kind:sub(1, 16) == "application/grpc" then return end
-  local code = headers:get("grpc-status")
   if status then
     headers:replace(":status", status)
-  elseif code == "9" then
-    headers:replace(":status", "409")
+  elseif kind == "application/json" and (headers:get(":status") == "400" or headers:get(":status") == "503") then
+    -- A context's own error, as the transcoder has written it.
+    local _, text = whole(handle)
+    headers = handle:headers()
+    if text:match('^{"code":9,') then headers:replace(":status", "409") end  -- FAILED_PRECONDITION
+    local seconds = text:match('"retryDelay":"([%d.]+)s"')
+    if seconds then headers:replace("retry-after", tostring(math.max(1, math.ceil(tonumber(seconds))))) end
   end
   if headers:get(":status") == "503" and headers:get("retry-after") == nil then
     headers:replace("retry-after", "1")
   end
+  headers:remove("grpc-status")
   headers:remove("grpc-message")
+  headers:remove("grpc-accept-encoding")
   headers:remove("grpc-status-details-bin")
   if err then
     local text = err:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end)
     headers:replace("content-type", "application/json;charset=UTF-8")
     headers:remove("trailer")
-    local body = handle:body(true)
-    if body then
-      body:setBytes(text)
-      headers:replace("content-length", tostring(#text))
-    end
+    replace(handle, whole(handle, true), text)
   elseif status == "204" then
     headers:remove("content-type")
-    local body = handle:body(true)
-    if body then body:setBytes("") end
-    headers:replace("content-length", "0")
+    replace(handle, whole(handle, true), "")
   elseif kind == "application/json" and headers:get(":status"):sub(1, 1) == "2" then
     headers:replace("content-type", "$SUCCESS_TYPE")
+    if unwrap then  -- response_body: {"order":{…}} -> {…}
+      local body, text = whole(handle)
+      local inner = text:match('^{"[%w_]+":(.*)}%s*$')
+      if inner then replace(handle, body, inner) end
+    end
   end
 end
 )lua";
@@ -135,9 +153,12 @@ std::string LocalReplies() {
           "bodyFormatOverride": {
             "jsonFormat": {
               "timestamp": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%", "status": $STATUS,
-              "error": $WORDS, "message": "%LOCAL_REPLY_BODY%", "path": "%REQ(X-GAEKJU-PATH)%"},
+              "error": $WORDS, "message": $MESSAGE, "path": "%REQ(X-GAEKJU-PATH)%"},
             "contentType": "application/json;charset=UTF-8"}})json",
-        {{"$STATUS", absl::StrCat(status)}, {"$WORDS", Quote(words)}}));
+        {{"$STATUS", absl::StrCat(status)},
+         {"$WORDS", Quote(words)},
+         // What stands behind the gateway is nobody's business but ours.
+         {"$MESSAGE", Quote(status >= 500 ? kTryLater : "%LOCAL_REPLY_BODY%")}}));
   }
   return absl::StrCat("{\"mappers\":[", absl::StrJoin(mappers, ","), "]}");
 }
@@ -226,7 +247,9 @@ std::string Listener(const GatewayOptions& options, const GatewayListener& liste
             "routeConfig": {"name": $NAME, "virtualHosts": [{
               "name": $NAME, "domains": ["*"], "typedPerFilterConfig": $CORS,
               "routes": [$ROUTES,
-                {"match": {"prefix": "/"}, "directResponse": {"status": 404, "body": {"inlineString": "there is nothing at this path"}}}]}]},
+                {"match": {"prefix": "/", "headers": [{"name": "content-type", "stringMatch": {"prefix": "application/grpc"}}]},
+                 "directResponse": {"status": 404, "body": {"inlineString": "there is nothing at this path"}}},
+                {"match": {"prefix": "/"}, "route": {"cluster": "nowhere"}}]}]},
             "httpFilters": [
               {"name": "envoy.filters.http.health_check", "typedConfig": {
                 "@type": "type.googleapis.com/envoy.extensions.filters.http.health_check.v3.HealthCheck",
@@ -247,7 +270,7 @@ std::string Listener(const GatewayOptions& options, const GatewayListener& liste
                 "maxRequestBodySize": 1048576, "maxResponseBodySize": 16777216,
                 "requestValidationOptions": {"rejectUnknownMethod": true}}},
               {"name": "envoy.filters.http.router", "typedConfig": {
-                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}]}}]}]})json",
+                "@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router", "suppressEnvoyHeaders": true}}]}}]}]})json",
       {{"$NAME", Quote(listener.name)},
        {"$ADDRESS", Address(options.bind, listener.ports[0])},
        {"$MORE", absl::StrJoin(more, ",")},
@@ -268,6 +291,22 @@ void AddFile(const FileDescriptor* file, std::set<const FileDescriptor*>* seen,
   google::protobuf::FileDescriptorProto& proto = *out->add_file();
   file->CopyTo(&proto);
   file->CopyJsonNameTo(&proto);  // "_links"; CopyTo leaves it out
+  // Envoy takes no configuration with a response_body that is no HttpBody; the Lua filter does it.
+  for (int i = 0; i < file->service_count(); ++i) {
+    for (int j = 0; j < file->service(i)->method_count(); ++j) {
+      auto& method = *proto.mutable_service(i)->mutable_method(j);
+      if (!method.options().HasExtension(google::api::http)) continue;
+      auto& rule = *method.mutable_options()->MutableExtension(google::api::http);
+      const auto* body =
+          file->service(i)->method(j)->output_type()->FindFieldByName(rule.response_body());
+      if (body != nullptr && body->message_type() != nullptr &&
+          body->message_type()->full_name() == "google.api.HttpBody") {
+        continue;
+      }
+      rule.clear_response_body();
+      for (auto& binding : *rule.mutable_additional_bindings()) binding.clear_response_body();
+    }
+  }
 }
 
 }  // namespace
@@ -328,6 +367,9 @@ absl::StatusOr<std::string> GatewayBootstrap(const GatewayOptions& options) {
   }
   std::map<std::string, std::string> upstreams = options.peers;
   upstreams["facade"] = options.facade;
+  // Where a route leads that is only there to carry the CORS policy: what the transcoder knows has
+  // routes of its own, and what it does not know it refuses.
+  clusters.emplace_back(R"json({"name": "nowhere", "type": "STATIC", "connectTimeout": "1s"})json");
   for (const auto& [name, address] : upstreams) {
     absl::StatusOr<std::string> cluster = Cluster(name, address);
     if (!cluster.ok()) return cluster.status();
