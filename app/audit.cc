@@ -178,7 +178,9 @@ class Auditor {
       steps_;  // context -> "<order_id>/<step_id>"
   absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;  // by order
   absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_,
-      carts_;                                                      // states by order
+      carts_;  // states by order
+  absl::flat_hash_map<std::string, std::vector<std::pair<int, std::string>>>
+      assignments_;                                                // state and agency, by order
   absl::flat_hash_map<std::string, view::v1::OrderView> views_;    // without what is long
   absl::flat_hash_map<std::string, int> notices_, notices_shown_;  // how many, by order
 };
@@ -399,6 +401,9 @@ absl::Status Auditor::Assignments() {
   absl::Status status = (*reader)->Scan<Assignment>(
       assignment::kAssignments, [&](const std::string& key, const Assignment& assignment) {
         KeepStep("assignment", key, assignment.step());
+        if (assignment.has_assign_time())
+          assignments_[assignment.order_id()].emplace_back(assignment.state(),
+                                                           assignment.agency_name());
         const bool live = assignment.state() == Assignment::STATE_ASSIGNED;
         if (live) ++assigned[assignment.dealer_id()];
         const StepRecord& pickup = assignment.pickup_step();
@@ -647,6 +652,14 @@ void Auditor::CheckViews() {
                                       state != cart::v1::Cart::STATE_CANCELLED) {
       differs("cart", cart::v1::Cart::State_Name(row.cart_state()),
               cart::v1::Cart::State_Name(static_cast<cart::v1::Cart::State>(*state)));
+    }
+    if (auto found = assignments_.find(id);
+        found != assignments_.end() && found->second.size() == 1) {
+      using assignment::v1::Assignment;
+      const auto& [state, agency_name] = found->second[0];
+      differs("assignment", Assignment::State_Name(row.assignment_state()),
+              Assignment::State_Name(static_cast<Assignment::State>(state)));
+      differs("agency", row.agency_name(), agency_name);
     }
     if (Has("notification")) {
       auto count = [&](const absl::flat_hash_map<std::string, int>& counts) {

@@ -5,21 +5,23 @@
     print(verdict)                             # 0 lost, 0 doubled, 0 stuck
 
 Independent of the product: SQL and generated stubs only. Invariants (design.md §7):
-  1. a REJECTED or CANCELLED order holds nothing: money, stock, acceptance, shipment;
-  2. a COMPLETED order holds exactly what its storefront's `place` says, once;
+  1. a REJECTED or CANCELLED order holds nothing: money, stock, acceptance, shipment, cart, dealer;
+  2. a COMPLETED order holds exactly what its storefront's `place` says, once; one that waits for people, what is done of it;
   3. the ledger sums to zero, transaction by transaction, and an order's captured - refunded is its price or nothing;
   4. stock = initial - held, never below zero;
-  5. every acknowledged order exists, and every saga has ended;
+  5. every acknowledged order exists, and every saga has ended, or waits for nothing but people;
   6. views equal their sources, and refused orders have none.
 """
 
 import collections
 import dataclasses
 
+from google.protobuf import descriptor_pool
 from google.protobuf import text_format
 
 from gaekju_house import TimedOut, eventually
-from stubs import catalog_pb, delivery_pb, order_pb, payment_pb, store_pb, storefront_pb, view_pb
+from stubs import CONTEXTS, assignment_pb, cart_pb, catalog_pb, delivery_pb, notification_pb, order_pb, payment_pb, step_pb
+from stubs import store_pb, storefront_pb, view_pb
 
 TABLES = {
     order_pb.OrderRecord: "orders",
@@ -31,32 +33,70 @@ TABLES = {
     store_pb.Item: "items",
     store_pb.Acceptance: "acceptances",
     delivery_pb.Delivery: "deliveries",
+    cart_pb.Cart: "carts",
+    assignment_pb.Assignment: "assignments",
+    notification_pb.Notice: "notices",
     view_pb.OrderView: "order_views",
 }
+NOTICES_SHOWN = 100  # by one view
 
 State = order_pb.Order.State
 ENDED = {State.STATE_COMPLETED, State.STATE_CANCELLED, State.STATE_REJECTED}
 
 
 def rows(house, context, message_class):
-    """Every resource of a kind."""
+    """Every resource of a kind; none of a context that the program does not serve."""
+    if context not in CONTEXTS:
+        return []
     with house.connect(context) as connection:
         with connection.cursor(binary=True) as cursor:
             cursor.execute(f'SELECT body FROM "{TABLES[message_class]}"')
             return [message_class.FromString(body) for (body,) in cursor]
 
 
+def _context(call):
+    """Of "payment.Capture", or of the method's full name."""
+    return call.split(".")[0 if call.count(".") == 1 else 1]
+
+
+def _is_held(call):
+    """Whether a step's contract names what takes it back."""
+    context, method = _context(call), call.rsplit(".", 1)[1]
+    try:
+        service = descriptor_pool.Default().FindServiceByName(f"gaekju.{context}.v1.{context.capitalize()}Service")
+    except KeyError:  # a context of another language: nobody here can tell
+        return False
+    return bool(service.methods_by_name[method].GetOptions().Extensions[step_pb.step].undo)
+
+
 def holdings(house):
-    """storefront id -> the step ids of `place` by context: what a completed order holds."""
+    """storefront id -> context -> the step ids of `place` that hold something: what a completed order holds."""
     found = {}
     for file in sorted(house.storefronts.glob("*.textproto")):
         shop = text_format.Parse(file.read_text(), storefront_pb.Storefront())
         found[shop.id] = {}
         for step in shop.place.step:
-            context, method = step.call.rsplit(".", 1)
-            if method != "Quote":
-                found[shop.id].setdefault(context.split(".")[-1], set()).add(step.id)
+            if _is_held(step.call):
+                found[shop.id].setdefault(_context(step.call), set()).add(step.id)
     return found
+
+
+def waits_for_people(record):
+    """An order that goes no further by itself: nothing is asked, and somebody's answer is waited for."""
+    asked = order_pb.TASK_STATE_ASKED
+    return (record.order.state == State.STATE_PLACED
+            and all(task.state != asked and task.undo_state != asked for task in record.saga.tasks)
+            and any(task.state == order_pb.TASK_STATE_PENDING for task in record.saga.tasks))
+
+
+def _wanted(record, wants):
+    """context -> step ids that the order should hold."""
+    if record.order.state == State.STATE_COMPLETED:
+        return wants[record.order.storefront]
+    if not waits_for_people(record):
+        return {}
+    done = {task.step_id for task in record.saga.tasks if task.state == order_pb.TASK_STATE_DONE}
+    return {context: step_ids & done for context, step_ids in wants[record.order.storefront].items()}
 
 
 @dataclasses.dataclass
@@ -84,9 +124,10 @@ class Verdict:
 
 
 def unfinished(house):
-    """How many sagas have not ended."""
-    with house.connect("order") as connection:
-        return connection.execute("SELECT count(*) FROM orders WHERE state <> ALL(%s)", [list(ENDED)]).fetchone()[0]
+    """How many sagas have not ended, and wait for more than people."""
+    with house.connect("order") as connection, connection.cursor(binary=True) as cursor:
+        cursor.execute("SELECT body FROM orders WHERE state <> ALL(%s)", [list(ENDED)])
+        return sum(not waits_for_people(order_pb.OrderRecord.FromString(body)) for (body,) in cursor)
 
 
 def settle(house, timeout=120):
@@ -109,6 +150,9 @@ class Books:
         self.products = rows(house, "catalog", catalog_pb.Product)
         self.acceptances = _by_order(rows(house, "store", store_pb.Acceptance))
         self.deliveries = _by_order(rows(house, "delivery", delivery_pb.Delivery))
+        self.carts = _by_order(rows(house, "cart", cart_pb.Cart))
+        self.assignments = _by_order(rows(house, "assignment", assignment_pb.Assignment))
+        self.notices = _by_order(rows(house, "notification", notification_pb.Notice))
         # A row without an order's state is nobody's view: payment told of money that came and went back, for an order that was
         # refused or that the order context has not told of yet.
         self.views = {view.order_id: view for view in rows(house, "view", view_pb.OrderView) if view.order_state}
@@ -123,7 +167,9 @@ def _by_order(resources):
 
 def _differences(books):
     """One string per view that does not equal its sources."""
-    visible = {order_id: record.order for order_id, record in books.records.items() if record.visible}
+    # One that was refused at once is said nothing of, also where it is readable.
+    visible = {order_id: record.order for order_id, record in books.records.items()
+               if record.visible and record.order.HasField("place_time")}
     for order_id in books.views.keys() - visible.keys():
         yield f"view of {order_id}, which nobody may see"
     for order_id, order in visible.items():
@@ -139,11 +185,23 @@ def _differences(books):
             "payment_state": _told(books.payments[order_id], lambda payment: payment.HasField("capture_time")),
             "acceptance_state": _told(books.acceptances[order_id], lambda it: it.HasField("accept_time")),
             "delivery_state": _told(books.deliveries[order_id], lambda it: it.HasField("start_time")),
+            "customer_name": order.customer_name,
+            "payment_id": _told(books.payments[order_id], lambda it: it.HasField("capture_time"), "payment_id"),
+            "cart_state": _told(books.carts[order_id], lambda it: it.HasField("create_time")),
+            "cart_id": _told(books.carts[order_id], lambda it: it.HasField("create_time"), "cart_id"),
+            "assignment_state": _told(books.assignments[order_id], lambda it: it.HasField("assign_time")),
+            "assignment_id": _told(books.assignments[order_id], lambda it: it.HasField("assign_time"), "assignment_id"),
+            "agency_name": _told(books.assignments[order_id], lambda it: it.HasField("assign_time"), "agency_name"),
+            # Of a cancel that was refused later on, only the view knows.
+            "cancelled": True if order.HasField("cancel_time") else None,
+            "notices": [_notice(it) for it in sorted(books.notices[order_id], key=lambda it: it.number)][-NOTICES_SHOWN:],
         }
         for field, value in sources.items():
             mine = getattr(view, field)
             if field == "lines":
                 mine = list(mine)
+            if field == "notices":
+                mine = [_notice(it) for it in mine]
             # A delivery's own address may stand in until the order's is known: they are the same text.
             if value is not None and mine != value:
                 yield f"view of {order_id}: {field} is {_short(mine)}, its source says {_short(value)}"
@@ -151,10 +209,15 @@ def _differences(books):
             yield f"view of {order_id}: {len(view.parked)} events wait for a missing one"
 
 
-def _told(resources, ever):
-    """The state of the one resource that told the world of itself (a void or waiting one has no event); None: cannot say."""
-    told = [resource.state for resource in resources if ever(resource)]
+def _told(resources, ever, field="state"):
+    """A field of the one resource that told the world of itself (a void or waiting one has no event); None: cannot say."""
+    told = [getattr(resource, field) for resource in resources if ever(resource)]
     return told[0] if len(told) == 1 else None
+
+
+def _notice(notice):
+    return (notice.number, notice.notice_id, notice.recipient, notice.code, notice.text.ko, notice.text.en,
+            notice.create_time.ToMicroseconds())
 
 
 def _short(value):
@@ -201,10 +264,10 @@ def judge(house, acknowledged=(), cancelled=(), kept=(), initial_stock=None):
     # 1, 2. each order ended, and holds what it should
     for order_id, record in books.records.items():
         order = record.order
-        if order.state not in ENDED:
+        if order.state not in ENDED and not waits_for_people(record):
             verdict.stuck.append(f"{order_id} is {State.Name(order.state)}, due {record.due_time_us}: {_tasks(record)}")
             continue
-        want = wants[order.storefront] if order.state == State.STATE_COMPLETED else {}
+        want = _wanted(record, wants)
         have = {
             "payment": [it for it in books.payments[order_id] if it.state == payment_pb.Payment.STATE_CAPTURED],
             "catalog": [it for it in books.reservations[order_id] if it.state == catalog_pb.Reservation.STATE_HELD],
@@ -214,6 +277,9 @@ def judge(house, acknowledged=(), cancelled=(), kept=(), initial_stock=None):
             "delivery": [it for it in books.deliveries[order_id] if it.state in (
                 delivery_pb.Delivery.STATE_STARTED, delivery_pb.Delivery.STATE_IN_TRANSIT,
                 delivery_pb.Delivery.STATE_DELIVERED, delivery_pb.Delivery.STATE_RECEIVED)],
+            "cart": [it for it in books.carts[order_id] if it.state in (cart_pb.Cart.STATE_WAITING, cart_pb.Cart.STATE_PAID)],
+            "assignment": [it for it in books.assignments[order_id] if it.state in (
+                assignment_pb.Assignment.STATE_ASSIGNED, assignment_pb.Assignment.STATE_PICKED_UP)],
         }
         for context, resources in have.items():
             held, due = {it.step.step_id for it in resources}, want.get(context, set())
@@ -226,7 +292,8 @@ def judge(house, acknowledged=(), cancelled=(), kept=(), initial_stock=None):
             if order.HasField("total") and payment.amount != order.total:
                 verdict.wrong.append(f"{order_id} costs {_short(order.total)}, paid was {_short(payment.amount)}")
     for context, resources in (("payment", books.payments), ("catalog", books.reservations),
-                               ("store", books.acceptances), ("delivery", books.deliveries)):
+                               ("store", books.acceptances), ("delivery", books.deliveries), ("cart", books.carts),
+                               ("assignment", books.assignments)):
         for order_id in resources.keys() - books.records.keys():
             verdict.doubled.append(f"{context} has something of {order_id}, which does not exist")
 
@@ -245,8 +312,9 @@ def judge(house, acknowledged=(), cancelled=(), kept=(), initial_stock=None):
     if total:
         verdict.wrong.append(f"ledger: sums to {total}")
     for order_id, record in books.records.items():
-        if record.order.state in ENDED and "payment" in wants[record.order.storefront]:
-            due = record.order.total.minor_units if record.order.state == State.STATE_COMPLETED else 0
+        ended = record.order.state in ENDED or waits_for_people(record)
+        if ended and "payment" in wants[record.order.storefront]:
+            due = record.order.total.minor_units if _wanted(record, wants).get("payment") else 0
             if per_order[order_id] != due:
                 verdict.wrong.append(f"ledger: the merchant has {per_order[order_id]} of {order_id}, "
                                      f"which is {State.Name(record.order.state)} and costs {due}")

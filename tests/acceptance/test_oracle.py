@@ -114,6 +114,10 @@ def _park(view):
     view.parked.add(version=9)
 
 
+def _tell(view):
+    view.notices.add(number=9)
+
+
 def _price(record):
     record.order.total.minor_units += 1
 
@@ -148,6 +152,10 @@ DAMAGE = [
     ("a view with an old state", "view", view_pb.OrderView, K, _set("order_state", Order.STATE_PLACED), "wrong"),
     ("a view with an old delivery", "view", view_pb.OrderView, D, _set("delivery_state", Delivery.STATE_STARTED), "wrong"),
     ("a view with an old payment", "view", view_pb.OrderView, D, _set("payment_state", Payment.STATE_CAPTURED), "wrong"),
+    ("a view of another buyer's name", "view", view_pb.OrderView, K, _set("customer_name", "kim"), "wrong"),
+    ("a view that forgot the cancel", "view", view_pb.OrderView, D, _set("cancelled", False), "wrong"),
+    ("a view of another payment", "view", view_pb.OrderView, K, _set("payment_id", "x/pay"), "wrong"),
+    ("a view with a notice that nobody wrote", "view", view_pb.OrderView, K, _tell, "wrong"),
     ("a view that waits for an event", "view", view_pb.OrderView, K, _park, "wrong"),
 ]
 
