@@ -4,6 +4,8 @@ The first part says NoticeSent itself, on a bus of its own; the second has the w
 """
 
 import asyncio
+import collections
+import random
 import shutil
 import signal
 import uuid
@@ -14,9 +16,10 @@ import nats.js.api
 import nats.js.errors
 import pytest
 
-from gaekju_house import Process, eventually, free_ports
+from gaekju_house import House, Process, eventually, free_ports
 from kakao_channel import Channel, StandIn
-from stubs import CloudEventBatch, message_class, notification_pb
+from shop import Shop
+from stubs import CloudEventBatch, ROOT, assignment_service, message_class, notification_pb, type_pb
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -338,3 +341,120 @@ def test_the_english_text_and_a_phone_book(tmp_path, bus, kakao):
         bus.say(_notice("하나"))
         _shown(kakao, "하나 (en)")
     assert kakao.messages[0]["phone_number"] == "821000000000"
+
+
+# ---------------------------------------------------------------------- the whole of Tshop
+@pytest.fixture(scope="module")
+def module_house(cluster, tmp_path_factory):
+    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[ROOT / "storefronts" / "tshop.textproto"]) as house:
+        house.start()
+        house.client("assignment").CreateDealer(assignment_service.CreateDealerRequest(
+            dealer_id="d1", storefront="tshop", agency_name="대리점_1", capacity=1_000_000,
+            location=type_pb.Location(latitude=37.5, longitude=127.0)), timeout=15)
+        yield house
+
+
+class Tshop(Shop):
+    """Tshop, and the phones of its buyers."""
+
+    def __init__(self, house, kakao):
+        super().__init__(house, "tshop")
+        self.kakao = kakao
+        self.phone = self.product(count=100_000)
+
+    def reserve(self):
+        return self.buy(self.buyer(), self.phone, delivery_location=type_pb.Location(latitude=37.4, longitude=127.1))
+
+    def until_status(self, order, code):
+        return eventually(lambda: self.get(order).status_code == code, f"{order.order_id} is {code}")
+
+    def assignments(self, order):
+        return self.house.client("assignment").ListAssignments(
+            assignment_service.ListAssignmentsRequest(order_id=order.order_id), timeout=15).assignments
+
+    def pick_up(self, order):
+        assignment, = self.assignments(order)
+        self.house.client("assignment").ConfirmPickup(
+            assignment_service.ConfirmPickupRequest(assignment_id=f"{order.order_id}/assign"), timeout=15)
+        assert assignment.agency_name == "대리점_1"
+
+    def shown_to(self, order):
+        """What the buyer's phone shows, in its order."""
+        return [message["message"] for message in self.kakao.messages if message["phone_number"] == order.customer_id]
+
+    def shown(self, order, *words):
+        wanted = [f"예약 {order.number}번: {word}" for word in words]
+        eventually(lambda: sorted(self.shown_to(order)) == sorted(wanted), f"the phone shows {wanted}")
+
+
+ACCEPTED = "예약접수완료 (대리점_1)"
+
+
+@pytest.fixture
+def tshop(module_house, kakao, tmp_path):
+    module_house.heal()
+    with Channel(tmp_path, module_house.nats_url, kakao) as channel:
+        tshop = Tshop(module_house, kakao)
+        tshop.channel = channel
+        yield tshop
+
+
+def test_tshop_tells_the_buyer_each_change_of_status_once(tshop):
+    picked_up = tshop.reserve()
+    tshop.until_status(picked_up, "ACCEPTED")
+    tshop.pick_up(picked_up)
+    tshop.shown(picked_up, "예약신청", ACCEPTED, "수령완료")
+    cancelled = tshop.reserve()
+    tshop.until_status(cancelled, "ACCEPTED")
+    tshop.cancel(cancelled)
+    tshop.until(cancelled, "CANCELLED")
+    tshop.shown(cancelled, "예약신청", ACCEPTED, "예약취소", "예약취소완료")
+    assert tshop.shown_to(cancelled)[0].endswith("예약신청")
+
+
+def test_tshop_says_nothing_of_a_reservation_that_was_impossible(tshop):
+    buyer = tshop.buyer()
+    refused_order = tshop.buy(buyer, tshop.product(count=0))
+    assert refused_order.status_text.ko == "예약불가"
+    after = tshop.reserve()
+    tshop.shown(after, "예약신청", ACCEPTED)  # what was said before it would have come before it
+    assert tshop.shown_to(refused_order) == []
+
+
+def test_tshop_reservations_do_not_wait_for_kakao(tshop):
+    tshop.kakao.kill()
+    tshop.channel.kill()
+    order = tshop.reserve()
+    tshop.until_status(order, "ACCEPTED")
+    tshop.kakao.start()
+    tshop.channel.start()
+    tshop.shown(order, "예약신청", ACCEPTED)
+
+
+def test_tshop_and_everything_that_can_be_killed_or_wiped(tshop):
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    house, wanted = tshop.house, []
+    for disturb in ["channel", "notification", "kakao", "bus", "channel", "order", "bus"]:
+        orders = [tshop.reserve() for _ in range(6)]
+        if disturb == "bus":
+            house.wipe_bus()
+        elif disturb in ("channel", "kakao"):
+            program = tshop.channel if disturb == "channel" else tshop.kakao
+            program.kill()
+            program.start()
+        else:
+            house.restart(disturb)
+        for order in orders:
+            tshop.until_status(order, "ACCEPTED")
+            words = ["예약신청", ACCEPTED]
+            if chance.random() < 0.5:
+                tshop.insist(lambda order=order: tshop.cancel(order))
+                words += ["예약취소", "예약취소완료"]
+            wanted.append((order, words))
+    for order, words in wanted:
+        tshop.shown(order, *words)
+    doubled = [text for text, count in collections.Counter(tshop.kakao.texts()).items() if count > 1]
+    assert not doubled
+    eventually(lambda: tshop.channel.status["WAITING"] == 0, "nothing waits")
