@@ -414,6 +414,27 @@ TEST_F(StorefrontBookTest, AnotherReplicasRevisionComesFromTheDatabase) {
   EXPECT_EQ(Listing(*one, "a").SerializeAsString(), Listing(*other, "a").SerializeAsString());
 }
 
+// No order may have a revision that the database does not know.
+TEST_F(StorefrontBookTest, WhatCannotBeStoredWaits) {
+  Write("a.textproto", ShopText("a", "one"));
+  Write("b.textproto", ShopText("b"));
+  auto book = Open();
+  auto pg = runtime::PgConnection::Connect(pg_);
+  ASSERT_TRUE((*pg)->Script("ALTER TABLE storefront_revisions RENAME TO away").ok());
+  Write("a.textproto", ShopText("a", "two"));
+  Remove("b.textproto");
+  PollTwice(*book);
+  EXPECT_EQ(book->Current("a")->statuses[0].en, "one");
+  EXPECT_EQ(book->Current("b"), nullptr);  // closing needs nobody's leave
+  ASSERT_TRUE((*pg)->Script("ALTER TABLE away RENAME TO storefront_revisions").ok());
+  book->Poll();
+  EXPECT_EQ(book->Current("a")->statuses[0].en, "two");
+  // And what was closed meanwhile stays so.
+  book = nullptr;
+  Write("b.textproto", WrongText("b"));
+  EXPECT_EQ(Open()->Current("b"), nullptr);
+}
+
 // ---------------------------------------------------------------- StorefrontService
 
 class StorefrontServiceTest : public StorefrontBookTest {
