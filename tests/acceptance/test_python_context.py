@@ -18,6 +18,7 @@ from gaekju_house import House, Process, eventually, free_ports, gaekju_binary
 from kakao_channel import CLIENTS, client_environment
 from shop import Shop, refused
 from stubs import ROOT
+from test_up import Up, clear, fresh_directory, left_behind
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -464,3 +465,42 @@ def test_a_set_from_an_older_release_goes_on_working(tmp_path, contracts):
     file = tmp_path / "gifts.textproto"
     file.write_text(shop_text("gifts"))
     assert "is not part of this program" in _check(file, f"--contracts={older}").stderr
+
+
+def test_up_serves_a_shop_with_a_context_that_somebody_else_runs(tmp_path, contracts):
+    (tmp_path / "storefronts").mkdir()
+    (tmp_path / "storefronts" / "gifts-direct.textproto").write_text(shop_text("gifts-direct"))
+    gifts = Giftwrap(tmp_path, "", contracts)
+    data = fresh_directory()
+    up = Up(data, f"--storefronts={tmp_path}/storefronts", f"--contracts={contracts}", f"--peers=giftwrap=127.0.0.1:{gifts.port}")
+    try:
+        up.wait_ready()
+        gifts.nats_url = up.state()["nats"]["url"]  # with its password
+        gifts.start()
+        up.call("catalog.CreateProduct", {"product_id": "TEA", "display_name": "Tea", "available_count": 10,
+                                          "unit_price": {"currency_code": "KRW", "minor_units": 5000}})
+        order_id = up.call("order.PlaceOrder", {
+            "storefront": "gifts-direct", "customer_id": "c", "customer_name": "jang", "delivery_address": "seoul",
+            "lines": [{"product_id": "TEA", "quantity": 2}]}, "--pick=order.order_id").strip()
+        eventually(lambda: up.completed(order_id), "the order is completed")
+        assert gifts.wrapping(order_id).ribbon_count == 2
+        assert up.end() == 0
+    finally:
+        gifts.kill()
+        up.end(signal.SIGKILL)
+        eventually(lambda: not left_behind(data), "nothing is left behind", 20)
+        clear(data)
+
+
+@pytest.mark.parametrize("flag, said", [
+    ("--contracts=/nowhere.binpb", "cannot read /nowhere.binpb"),
+    ("--peers=payment=127.0.0.1:1", "`up` itself chooses where payment is"),
+])
+def test_up_says_what_it_cannot_do(tmp_path, flag, said):
+    data = fresh_directory()
+    try:
+        run = subprocess.run([gaekju_binary(), "up", f"--data={data}", "--port_base=0", flag], capture_output=True, text=True,
+                             timeout=60)
+        assert run.returncode != 0 and said in run.stderr, run
+    finally:
+        clear(data)
