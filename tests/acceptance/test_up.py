@@ -18,6 +18,7 @@ from gaekju_house import eventually, free_ports, gaekju_binary
 from stubs import CONTEXTS, ROOT
 
 SECONDS_TO_START = 90
+SHOPS = sorted(path.stem for path in (ROOT / "storefronts").glob("*.textproto"))
 ORDER = json.dumps({
     "storefront": "fashion", "customer_id": "cust1", "customer_name": "jang", "delivery_address": "seoul",
     "lines": [{"product_id": "TV", "quantity": 1}]})
@@ -119,14 +120,18 @@ def running():
     clear(data)
 
 
-def test_the_three_commands_it_prints_work_as_they_are(running):
+def test_the_commands_it_prints_work_as_they_are(running):
     commands = [line.strip() for line in running.output().splitlines() if line.startswith("  ") and " call" in line or "grpcurl" in line]
-    assert len(commands) == 3, running.output()
-    script = "set -e\n" + "\nsleep 1\n".join(commands)
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-    assert '"deliveryState": "STATE_STARTED"' in done.stdout
-    assert '"cancelTime"' in done.stdout
+    orders, others = [it for it in commands if it.startswith("ORDER=")], [it for it in commands if not it.startswith("ORDER=")]
+    assert len(orders) == len(SHOPS) and len(others) == 2, running.output()
+    for shop, order in zip(SHOPS, orders):
+        assert f'"storefront":"{shop}"' in order
+        script = "set -e\n" + "\nsleep 1\n".join([order, *others])
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        assert f'"storefront": "{shop}"' in done.stdout and '"cancelTime"' in done.stdout, done.stdout
+        if shop == "fashion":
+            assert '"deliveryState": "STATE_STARTED"' in done.stdout
 
 
 def test_the_demo_products_are_on_sale(running):
@@ -136,6 +141,32 @@ def test_the_demo_products_are_on_sale(running):
     assert prices["TV"] == (10000, 1000000) and prices["CLOCK"] == (50000, 5000000)
     items = json.loads(running.call("store.ListItems", {"storefront": "fashion"}))["items"]
     assert {"TV", "MASK", "NOTEBOOK", "TABLE", "CLOCK"} <= {it["productId"] for it in items}
+    for shop in SHOPS:  # each says what it is shown with, and the documents' product 1 is one of it
+        items = json.loads(running.call("store.ListItems", {"storefront": shop}))["items"]
+        assert f"{shop}-1" in {it["productId"] for it in items}
+        assert re.search(rf"\] {shop}: on sale: .*{shop}-1", running.output()), running.output()
+    dealers = json.loads(running.call("assignment.ListDealers", {"storefront": "tshop"}))["dealers"]
+    assert {it["agencyName"] for it in dealers} == {f"대리점_{n}" for n in range(10)}
+
+
+def test_what_is_there_already_stays_as_it_is(running):
+    stock = json.loads(running.call("catalog.GetProduct", {"product_id": "MASK"}))["product"]
+    assert "fashion: on sale: TV, MASK" in gaekju("seed", f"--data={running.data}", "fashion")
+    assert json.loads(running.call("catalog.GetProduct", {"product_id": "MASK"}))["product"] == stock
+    done = gaekju("seed", f"--data={running.data}", "nowhere", check=False)
+    assert done.returncode == 2 and "there is no storefront 'nowhere'" in done.stderr and "fashion" in done.stderr
+
+
+def test_a_demo_with_a_mistake_is_told_with_its_place(running, tmp_path):
+    (tmp_path / "pens.textproto").write_text('id: "pens"')
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "pens.textproto").write_text('call {\n  call: "catalog.MakeProduct"\n}\n')
+    done = gaekju("seed", f"--data={running.data}", f"--storefronts={tmp_path}", check=False)
+    assert done.returncode == 1 and re.search(r"demo/pens\.textproto:2:3: catalog has no method 'MakeProduct'", done.stderr), done.stderr
+    (tmp_path / "demo" / "pens.textproto").write_text(
+        '\ncall { call: "catalog.CreateProduct" request { [type.googleapis.com/gaekju.catalog.v1.CreateProductRequest] {} } }')
+    done = gaekju("seed", f"--data={running.data}", f"--storefronts={tmp_path}", check=False)
+    assert done.returncode == 1 and "pens.textproto:2:1: catalog.CreateProduct: INVALID_ARGUMENT" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("victim", [*CONTEXTS, "nats", "postgres"])
@@ -158,12 +189,30 @@ def _placed(up):
 
 
 def test_a_load_is_verified(running):
-    out = gaekju("load", f"--data={running.data}", "--orders=500", "--clients=32", "--warmup=50", "--products=20",
-                 "--cancel_ratio=0.2", "--decline_ratio=0.1", "--json")
+    out = gaekju("load", f"--data={running.data}", "--storefront=fashion", "--orders=500", "--clients=32", "--warmup=50",
+                 "--products=20", "--cancel_ratio=0.2", "--decline_ratio=0.1", "--json")
     result = json.loads(out)
     assert result["verified"] == "yes" and result["failed"] == 0
     assert result["acked"] + result["declined"] == 500 and result["finished"] == result["acked"]
     assert result["declined"] > 10
+
+
+def test_a_load_mixes_the_shops_and_is_verified(running):
+    out = gaekju("load", f"--data={running.data}", "--storefront=all", "--orders=1000", "--clients=64", "--warmup=50",
+                 "--products=20", "--cancel_ratio=0.2", "--decline_ratio=0.1", "--json", timeout=300)
+    result = json.loads(out)
+    assert result["verified"] == "yes" and result["failed"] == result["rejected"] == 0, out
+    assert result["finished"] == result["acked"] and result["acked"] + result["declined"] == 1000, out
+    # Two of the five wait for people, but for those that were cancelled; three ask for money at once.
+    assert 200 < result["waiting"] < 450 and 20 < result["declined"] < 100, out
+
+
+def test_a_load_without_enough_stock_is_refused_and_verified(running):
+    out = gaekju("load", f"--data={running.data}", "--storefront=mealkit,tshop", "--orders=400", "--clients=64", "--warmup=0",
+                 "--products=4", "--stock=50", "--json", timeout=300)
+    result = json.loads(out)
+    assert result["verified"] == "yes" and result["failed"] == 0, out
+    assert result["waiting"] == 200 and result["rejected"] == 200, out
 
 
 def test_an_audit_finds_nothing_wrong(running):
@@ -304,7 +353,7 @@ def test_an_audit_sees_what_is_wrong(running):
 def test_a_roll_out_under_load_fails_nothing_and_leaves_nothing_to_time_out(running):
     """Each context is ended with SIGTERM and comes back: callers repeat what was refused, and no message is lost."""
     load = subprocess.Popen(
-        [gaekju_binary(), "load", f"--data={running.data}", "--seconds=10", "--clients=32", "--warmup=50", "--json"],
+        [gaekju_binary(), "load", f"--data={running.data}", "--storefront=fashion", "--seconds=10", "--clients=32", "--warmup=50", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     started = time.monotonic()
     for context in CONTEXTS:
