@@ -269,9 +269,14 @@ void SagaRun::OnResult(const StepResult& result) {
       t.set_undo_retry_time_us(
           Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.undo_attempts(), i, true));
     } else if (result.outcome == Outcome::OUTCOME_PENDING) {
+      const bool was_called = t.undo_state() == TASK_STATE_ASKED && UndoVia(i) == GRPC;
       t.set_undo_state(TASK_STATE_PENDING);
-      t.set_undo_retry_time_us(
-          Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
+      if (was_called) {  // as below
+        AskUndo(i, GRPC);
+      } else {
+        t.set_undo_retry_time_us(
+            Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.undo_attempts(), i, true));
+      }
     } else {
       t.set_undo_state(TASK_STATE_DONE);
       t.set_undo_retry_time_us(0);
@@ -300,8 +305,12 @@ void SagaRun::OnResult(const StepResult& result) {
       }
     }
   } else if (result.outcome == Outcome::OUTCOME_PENDING) {
+    const bool was_called = t.state() == TASK_STATE_ASKED && step(i).via == GRPC;
     t.set_state(TASK_STATE_PENDING);
-    if (t.retry_time_us() != 0) {
+    if (t.retry_time_us() != 0 && was_called) {
+      // A call has one answer. Asked over the bus too, the step knows where the person's goes.
+      AskStep(i);
+    } else if (t.retry_time_us() != 0) {
       t.set_retry_time_us(
           Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
     }
@@ -335,13 +344,7 @@ void SagaRun::OnDue() {
     Task& t = task(i);
     if (Waiting(t.undo_state())) {
       if (t.undo_retry_time_us() != 0 && t.undo_retry_time_us() <= now_us_) {
-        Via via = storefront::v1::JETSTREAM;
-        if (order_.state() == Order::STATE_CANCELLING) {
-          for (const PlanUndo& undo : plan_.cancel_undos) {
-            if (undo.step == i) via = undo.via;
-          }
-        }
-        AskUndo(i, via);
+        AskUndo(i, UndoVia(i));
       }
       continue;
     }
@@ -441,6 +444,15 @@ void SagaRun::SkipUnasked() {
   }
 }
 
+Via SagaRun::UndoVia(int i) const {
+  if (order_.state() == Order::STATE_CANCELLING) {
+    for (const PlanUndo& undo : plan_.cancel_undos) {
+      if (undo.step == i) return undo.via;
+    }
+  }
+  return storefront::v1::JETSTREAM;
+}
+
 void SagaRun::AskStep(int i) {
   changed_ = true;
   Task& t = task(i);
@@ -458,7 +470,8 @@ void SagaRun::AskStep(int i) {
     t.set_retry_time_us(
         Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.attempts(), i, false));
   }
-  asks_.push_back({i, /*undo=*/false, step(i).via});
+  const bool pending = t.state() == TASK_STATE_PENDING;
+  asks_.push_back({i, /*undo=*/false, pending ? storefront::v1::JETSTREAM : step(i).via});
 }
 
 void SagaRun::AskUndo(int i, Via via) {
@@ -480,7 +493,8 @@ void SagaRun::AskUndo(int i, Via via) {
     t.set_undo_retry_time_us(
         Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.undo_attempts(), i, true));
   }
-  asks_.push_back({i, /*undo=*/true, via});
+  const bool pending = t.undo_state() == TASK_STATE_PENDING;
+  asks_.push_back({i, /*undo=*/true, pending ? storefront::v1::JETSTREAM : via});
 }
 
 bool SagaRun::AskReadySteps() {

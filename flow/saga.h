@@ -127,6 +127,7 @@ class SagaRun {
   bool SettlePhase();
   void AskStep(int i);
   void AskUndo(int i, gaekju::storefront::v1::Via via);
+  gaekju::storefront::v1::Via UndoVia(int i) const;  // as the cancel flow says; else JETSTREAM
   void Reject(const google::rpc::Status& status, bool retryable);
   void BeginCancel();
   void RefuseCancel(const google::rpc::Status& status);

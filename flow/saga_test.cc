@@ -105,6 +105,14 @@ status { stage: PLACED code: "PLACED" text { ko: "주문" en: "Placed" } }
 status { undone: "stock" code: "BACK" text { ko: "반환" en: "Back" } }
 )";
 
+// An undo that the buyer waits for.
+constexpr char kCalledUndo[] = R"(
+id: "shop" display_name { ko: "가게" en: "Shop" } currency_code: "KRW"
+place { step { id: "accept" call: "store.AcceptOrder" via: JETSTREAM } }
+cancel { step { undo: "accept" via: GRPC } }
+status { stage: PLACED code: "PLACED" text { ko: "주문" en: "Placed" } }
+)";
+
 // The same plan without its notices.
 Plan WithoutNotices(Plan plan) {
   plan.steps.resize(plan.flow_count());
@@ -484,6 +492,19 @@ TEST(Cancel, APersonMayConfirmAnUndoLater) {
   EXPECT_EQ(h.Undone("accept"), "undo deliver; cancel answered");
 }
 
+TEST(Cancel, AnUndoThatIsCalledAndConfirmedLaterIsAskedOverTheBusToo) {
+  House h(kCalledUndo);
+  h.Place();
+  h.Done("accept");
+  EXPECT_EQ(h.Cancel(), "wait: undo accept; cancel accepted");
+  EXPECT_EQ(h.last_asks[0].via, storefront::v1::GRPC);
+  const std::string pending = h.Pending("accept", /*undo=*/true);
+  EXPECT_EQ(pending, "undo accept; cancel answered");
+  EXPECT_EQ(h.last_asks[0].via, storefront::v1::JETSTREAM);
+  EXPECT_EQ(h.Pending("accept", /*undo=*/true), "cancel answered") << "and once is enough";
+  EXPECT_EQ(h.Undone("accept"), "cancel completed; cancel answered");
+}
+
 TEST(Cancel, AnUndoThatIsRefusedIsAskedUntilItIsNot) {
   House h(kFashion);
   h.Place();
@@ -513,10 +534,15 @@ TEST(Place, APersonWhoAnswersLaterDoesNotKeepTheBuyerWaiting) {
   House h(kPayLater);
   h.Place();
   h.Done("quote");
-  EXPECT_EQ(h.Pending("pay"), "ask note; placed");
+  EXPECT_EQ(h.Pending("pay"), "ask pay; ask note; placed");
   EXPECT_EQ(h.State(), "PLACED");
+  // Over the bus: a call has nowhere to send what the person answers.
+  EXPECT_EQ(h.last_asks[0].via, storefront::v1::JETSTREAM);
+  EXPECT_EQ(h.Pending("pay"), "") << "and once is enough";
   EXPECT_EQ(h.Done("note"), "ask stock");
   EXPECT_EQ(h.Done("stock"), "");
+  EXPECT_EQ(h.After(61 * kSecond), "ask pay");
+  EXPECT_EQ(h.last_asks[0].via, storefront::v1::JETSTREAM);
   EXPECT_EQ(h.Done("pay"), "completed");
 }
 
