@@ -10,7 +10,7 @@ import pytest
 from gaekju_house import House, eventually, gaekju_binary
 from shop import SECONDS_TO_ANSWER, Shop, won
 from stubs import ROOT, assignment_pb, assignment_service, cart_pb, delivery_pb, delivery_service, notification_pb, payment_pb
-from stubs import step_pb, type_pb
+from stubs import payment_service, step_pb, type_pb
 
 Cart, Payment, Delivery, Notice = cart_pb.Cart, payment_pb.Payment, delivery_pb.Delivery, notification_pb.Notice
 Assignment, Dealer = assignment_pb.Assignment, assignment_pb.Dealer
@@ -39,6 +39,11 @@ class Books:
         for order_id in (self.paid, self.emptied):
             fun.until(order_id, "COMPLETED")
         eventually(lambda: fun.payment_state(self.unpaid) == "AWAITED", "the payment is awaited")
+        later = fun.place(buyer, product, payment_method="").order_id
+        eventually(lambda: fun.payment_state(later) == "AWAITED", "the payment is awaited")
+        house.client("payment").Pay(payment_service.PayRequest(
+            payment_id=f"{later}/pay", customer_id=buyer, payment_method="card"), timeout=SECONDS_TO_ANSWER)
+        fun.until(later, "COMPLETED")
         for order_id in (self.emptied, self.unpaid):
             fun.cancel(order_id)
             fun.until(order_id, "CANCELLED")

@@ -3,7 +3,7 @@
 
     tests/chaos/chaos.py [--seconds 45] [--seed N] [--buyers 32]
 
-Each of the six contexts and nats-server is killed at least once, all of them together once, PostgreSQL crashed once, and the whole
+Each context and nats-server is killed at least once, all of them together once, PostgreSQL crashed once, and the whole
 JetStream store deleted once; then more of the same at random, sometimes two at a time, until the time is up. The seed decides victims,
 how long they stay down, and what buyers do. Exit code 0: nothing was lost, doubled or stuck, the ledger sums to zero, stock adds up and
 views equal their sources.
