@@ -23,6 +23,7 @@
 #include "absl/time/clock.h"
 #include "flow/check.h"
 #include "gaekju/assignment/v1/assignment_service.pb.h"
+#include "runtime/log.h"
 #include "runtime/testing/postgres.h"
 #include "runtime/turn_loop.h"
 #include "services/assignment/assignment.h"
@@ -320,6 +321,7 @@ int Run(bool memory_only) {
 
 int main(int argc, char** argv) {
   setvbuf(stdout, nullptr, _IOLBF, 0);
+  GK_CHECK(gaekju::runtime::ConfigureLog("warning", "text").ok());
   if (argc == 1) return gaekju::assignment::Run(/*memory_only=*/false);
   if (argc == 2 && std::strcmp(argv[1], "--memory") == 0) {
     return gaekju::assignment::Run(/*memory_only=*/true);
