@@ -17,7 +17,7 @@ import sys
 
 import grpc
 from google.api import field_behavior_pb2
-from google.rpc import code_pb2, status_pb2
+from google.rpc import status_pb2
 
 from gaekju_client import bus, cloudevents, contracts, service, steps
 
