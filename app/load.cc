@@ -25,6 +25,7 @@
 #include "absl/time/clock.h"
 #include "app/audit.h"
 #include "app/command.h"
+#include "app/contracts.h"
 #include "app/rpc.h"
 #include "app/seed.h"
 #include "app/shops.h"
@@ -596,6 +597,9 @@ absl::Status Load::WaitForEnd() {
 absl::StatusOr<std::vector<std::string>> Load::Verify(AuditReport* report) {
   AuditOptions options;
   options.settle = absl::Seconds(20);
+  auto contracts = ContractsFromFlag();
+  if (!contracts.ok()) return contracts.status();
+  options.contracts = *contracts;
   auto audited = Audit(targets_.dsns, options);
   if (!audited.ok()) return audited.status();
   *report = *std::move(audited);
@@ -827,7 +831,7 @@ Command LoadCommand() {
       "storefront",     "storefronts",   "orders", "seconds",  "clients",       "concurrency",
       "products",       "hot",           "lines",  "stock",    "customers",     "warmup",
       "cancel_ratio",   "decline_ratio", "seed",   "currency", "call_deadline", "retry_for",
-      "finish_timeout", "verify",        "json"};
+      "finish_timeout", "contracts",     "verify", "json"};
   for (const std::string& flag : TargetFlags()) flags.push_back(flag);
   return {
       .name = "load",

@@ -114,6 +114,8 @@ def clang_format(_):
 def purity(_):
     tally = one(run(sys.executable, "tests/build/purity.py", ".", "--files", BUILD / "dev" / "pure_files.txt"))
     tally += one(run(sys.executable, "tests/build/purity.py", "--self-test"))
+    tally += one(run(sys.executable, "tests/build/neutral.py", "."))
+    tally += one(run(sys.executable, "tests/build/neutral.py", "--self-test"))
     return tally
 
 
