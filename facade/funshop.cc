@@ -369,7 +369,7 @@ absl::StatusOr<v1::ListMyPagesResponse> ListMyPages(Call& call,
 
 Shop FunshopShop() {
   Shop shop("funshop", "gaekju.facade.funshop.v1.FunshopService");
-  shop.On("CreateOrder", "order", CreateOrder);
+  shop.On("CreateOrder", "payment", CreateOrder);
   shop.On("GetOrder", "order", GetOrder);
   shop.On("ListOrders", "order", ListOrders);
   shop.On("DeleteOrder", "order", DeleteOrder);

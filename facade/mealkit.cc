@@ -490,11 +490,12 @@ absl::StatusOr<v1::ListMyPagesResponse> ListMyPages(Call& call,
 
 Shop MealkitShop() {
   Shop shop("mealkit", "gaekju.facade.mealkit.v1.MealkitService");
-  shop.On("CreateOrder", "order", CreateOrder);
+  // Placing waits for payment, a cancel for the seller's notice: neither holds the other up.
+  shop.On("CreateOrder", "payment", CreateOrder);
   shop.On("GetOrder", "order", GetOrder);
   shop.On("ListOrders", "order", ListOrders);
-  shop.On("DeleteOrder", "order", DeleteOrder);
-  shop.On("UpdateOrder", "order", UpdateOrder);
+  shop.On("DeleteOrder", "notification", DeleteOrder);
+  shop.On("UpdateOrder", "notification", UpdateOrder);
   shop.On("CreateProduct", "catalog", CreateProduct);
   shop.On("GetProduct", "catalog", GetProduct);
   shop.On("ListProducts", "catalog", ListProducts);

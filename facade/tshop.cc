@@ -315,7 +315,7 @@ absl::StatusOr<v1::ListReservationPagesResponse> ListReservationPages(
 
 Shop TshopShop() {
   Shop shop("tshop", "gaekju.facade.tshop.v1.TshopService");
-  shop.On("CreateReservation", "order", CreateReservation);
+  shop.On("CreateReservation", "catalog", CreateReservation);
   shop.On("GetReservation", "order", GetReservation);
   shop.On("ListReservations", "order", ListReservations);
   shop.On("UpdateReservation", "order", UpdateReservation);

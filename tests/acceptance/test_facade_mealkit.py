@@ -6,7 +6,8 @@ import pytest
 
 from gaekju_house import House, STOREFRONTS, eventually
 from gateway import Gateway
-from stubs import ROOT
+from shop import Call
+from stubs import ROOT, order_pb, order_service
 from web_shops import Mealkit
 
 
@@ -130,6 +131,23 @@ def test_while_the_seller_cannot_be_told_a_cancel_is_put_off(mealkit, house):
         assert mealkit.get("/notifications").status == 503
     eventually(lambda: mealkit.delete(f"/orders/{number}").status == 200, "the same cancel is taken", every=0.2)
     mealkit.until(f"/orders/{number}", status="배송취소")
+
+
+def test_cancels_that_wait_hold_no_order_up(mealkit, house):
+    product = mealkit.product(qty=1_000)
+    orders = [mealkit.order(product, 1).created()["id"] for _ in range(40)]  # more than a lane has threads
+    asked = order_service.ListOrdersRequest(storefront="mealkit", page_size=100)
+    requested = order_pb.Order.STATE_CANCEL_REQUESTED
+    with house.frozen("notification"):
+        cancels = [Call(lambda number=number: mealkit.delete(f"/orders/{number}")) for number in orders]
+        eventually(lambda: sum(it.state == requested for it in house.client("order").ListOrders(asked).orders) >= 32,
+                   "a lane's threads wait for the seller's notice")
+        mealkit.order(product, 1).created()
+        ended = sum(call.done() for call in cancels)
+        for call in cancels:
+            call.result().refused(503, words="잠시 후")
+    # In a lane of 32 threads with them, it would have had its turn after the ninth.
+    assert ended < 9, f"{ended} cancels had ended before the order was taken"
 
 
 def test_without_payment_there_is_no_order(mealkit, house):
