@@ -9,6 +9,7 @@
 #include "absl/flags/flag.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "app/command.h"
 #include "app/context_list.h"
@@ -37,6 +38,9 @@ ABSL_FLAG(std::string, gateway_bind, "127.0.0.1", "address that the gateway's li
 ABSL_FLAG(int, gateway_admin, 0, "port of Envoy's admin interface, on loopback; 0: any");
 ABSL_FLAG(std::string, cors_origins, gaekju::facade::kLocalOrigins,
           "regular expression (RE2) of the origins whose pages may call the gateway; empty: none");
+ABSL_FLAG(bool, list, false,
+          "print the shops instead: name, the ports of its document, and a command of it, a line "
+          "each, between tabs");
 ABSL_FLAG(std::string, out, ".", "directory that gateway-config writes to");
 ABSL_DECLARE_FLAG(std::string, peers);
 
@@ -125,6 +129,13 @@ int RunFacade(const std::vector<std::string>& arguments) {
 int RunGatewayConfig(const std::vector<std::string>& arguments) {
   constexpr char kName[] = "gateway-config";
   if (!arguments.empty()) return Fail(kName, absl::StrCat("takes no '", arguments[0], "'"), 2);
+  if (absl::GetFlag(FLAGS_list)) {
+    for (const facade::Shop& shop : facade::Shops()) {
+      std::cout << shop.id() << "\t" << absl::StrJoin(shop.document_ports(), ",") << "\t"
+                << shop.example() << "\n";
+    }
+    return 0;
+  }
   const std::string directory = AbsolutePath(absl::GetFlag(FLAGS_out));
   facade::GatewayOptions options;
   options.facade = absl::GetFlag(FLAGS_facade_at);
@@ -194,7 +205,7 @@ Command GatewayConfigCommand() {
               "paths of its document, and `api` with the contexts' own REST (/v1/…). Prints the "
               "file's path.\n",
           .flags = {"facade_at", "gateway_listen", "gateway_bind", "gateway_admin", "cors_origins",
-                    "out", "peers"},
+                    "list", "out", "peers"},
           .run = RunGatewayConfig};
 }
 

@@ -33,6 +33,7 @@
 #include "app/shops.h"
 #include "app/supervisor.h"
 #include "app/up_file.h"
+#include "app/up_gateway.h"
 
 ABSL_FLAG(std::string, data, "",
           "directory of everything that `gaekju up` keeps; empty: /var/lib/gaekju for root, else "
@@ -151,6 +152,7 @@ class Up {
   std::unique_ptr<EmbeddedPaths> paths_;
   std::unique_ptr<EmbeddedPostgres> postgres_;
   std::unique_ptr<EmbeddedNats> nats_;
+  std::unique_ptr<UpGateway> gateway_;
   Child* postgres_child_ = nullptr;
   Child* nats_child_ = nullptr;
   std::map<std::string, Child*> contexts_;
@@ -214,6 +216,13 @@ absl::Status Up::Prepare() {
         port_base == 0 ? book.Private(name) : book.Fixed(name, next++, "--port_base");
     if (!port.ok()) return port.status();
     ports_[name] = *port;
+  }
+  gateway_ = std::make_unique<UpGateway>(program_, data_, paths_->log);
+  const std::string binary = std::filesystem::path(program_).parent_path();
+  if (absl::Status status = gateway_->Prepare(
+          book, &next, {storefronts_ + "/../.venv/bin", binary + "/../../../.venv/bin", binary});
+      !status.ok()) {
+    return status;
   }
   for (const std::string& name : ContextNames()) {
     absl::StatusOr<int> port = book.Private(name + "-metrics");
@@ -374,6 +383,7 @@ void Up::Write() {
                          .log = absl::StrCat(paths_->log, "/", name, ".log"),
                          .start_count = child == nullptr ? 0 : child->start_count};
   }
+  gateway_->Fill(&up);
   if (absl::Status status = WriteUpFile(up); !status.ok())
     progress_.Line(std::string(status.message()));
 }
@@ -408,15 +418,15 @@ void Up::PrintCommands() {
       grpcurl ? grpcurl_call(by_order, "order", "gaekju.order.v1.OrderService/CancelOrder")
               : absl::StrCat(own, " order.CancelOrder ", by_order);
   std::cout << "\nThe shops are open. Place an order in one of them:\n\n"
-            << orders << "\nLook at it, cancel it:\n\n  " << look << "\n  " << cancel
-            << "\n\nLogs: " << paths_->log << "   Ctrl-C stops everything; the data stays in "
-            << data_ << "\n"
+            << orders << "\nLook at it, cancel it:\n\n  " << look << "\n  " << cancel << "\n"
+            << gateway_->Commands(ShopsIn(storefronts_)) << "\nLogs: " << paths_->log
+            << "   Ctrl-C stops everything; the data stays in " << data_ << "\n"
             << std::endl;
 }
 
 bool Up::StopAll() {
   progress_.Line("stopping");
-  bool clean = true;
+  bool clean = supervisor_.Stop(gateway_->children(), SIGTERM, kStopTimeout);
   // Whoever takes orders first, while those it calls still answer.
   std::vector<Child*> others;
   for (const auto& [name, child] : contexts_) {
@@ -445,6 +455,10 @@ int Up::Run() {
   absl::Status status = StartServers();
   if (status.ok()) status = StartContexts();
   if (status.ok()) status = SeedDemo();
+  if (status.ok()) {
+    status = gateway_->Start(supervisor_, peers_, passed_on_,
+                             [this](const std::string& line) { progress_.Line(line); });
+  }
   if (status.ok()) {
     ready_ = true;
     Write();
@@ -477,7 +491,8 @@ Command UpCommand() {
               "goes on with it. Flags of\n"
               "`gaekju serve` are passed on to the contexts. DIR/up.json says what runs where.\n",
           .flags = {"data", "port_base", "storefronts", "contracts", "verbose", "demo",
-                    "postgres_directory", "postgres_user"},
+                    "postgres_directory", "postgres_user", "gateway", "envoy", "web_port_base",
+                    "document_ports"},
           .server_flags = true,
           .run = RunUp};
 }

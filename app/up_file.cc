@@ -81,6 +81,16 @@ absl::Status WriteUpFile(const UpFile& up) {
     Put(entry, "log", context.log);
     Put(entry, "starts", context.start_count);
   }
+  for (const auto& [name, server] :
+       {std::pair<const char*, const UpFile::Server&>("facade", up.facade),
+        {"gateway", up.gateway}}) {
+    Struct* entry = PutObject(&json, name);
+    Put(entry, "pid", static_cast<int>(server.pid));
+    Put(entry, "port", server.port);
+    Put(entry, "log", server.log);
+  }
+  Struct* web = PutObject(&json, "web");
+  for (const auto& [name, port] : up.web) Put(web, name, port);
   std::string text;
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = true;
@@ -109,6 +119,10 @@ absl::StatusOr<UpFile> ReadUpFile(const std::string& data_directory) {
   up.ready = Find(json, "ready").bool_value();
   up.postgres = ServerOf(Find(json, "postgres").struct_value(), "dsn");
   up.nats = ServerOf(Find(json, "nats").struct_value(), "url");
+  up.facade = ServerOf(Find(json, "facade").struct_value(), "url");
+  up.gateway = ServerOf(Find(json, "gateway").struct_value(), "url");
+  for (const auto& [name, value] : Find(json, "web").struct_value().fields())
+    up.web[name] = static_cast<int>(value.number_value());
   for (const auto& [name, value] : Find(json, "contexts").struct_value().fields()) {
     const Struct& entry = value.struct_value();
     up.contexts[name] = {.pid = IntOf(entry, "pid"),

@@ -11,7 +11,10 @@
 //       "metrics": "127.0.0.1:22310",
 //                  "dsn": "postgresql://…/order", "log": "/var/lib/gaekju/log/order.log", "starts":
 //                  1}, …
-//     }
+//     },
+//     "facade":   {"pid": 4720, "port": 50060, "log": "…"},
+//     "gateway":  {"pid": 4721, "port": 21003, "log": "…"},
+//     "web":      {"api": 50080, "myshop": 50081, …}
 //   }
 //
 // A pid of 0: not running now.
@@ -51,6 +54,10 @@ struct UpFile {
   std::string storefronts = {};
   bool ready = false;  // everything serves, and the demo is there
   Server postgres = {}, nats = {};
+  Server facade = {};   // the port is of its gRPC
+  Server gateway = {};  // Envoy; the port is of its admin interface; 0: there is none
+  std::map<std::string, int> web =
+      {};  // listener ("api", a shop) -> port, where there is a gateway
   std::map<std::string, Context> contexts = {};
 };
 
