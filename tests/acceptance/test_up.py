@@ -121,6 +121,7 @@ def running():
 
 
 def test_the_commands_it_prints_work_as_they_are(running):
+    eventually(lambda: "Ctrl-C stops everything" in running.output(), "it says how to call it", 30)
     commands = [line.strip() for line in running.output().splitlines() if line.startswith("  ") and " call" in line or "grpcurl" in line]
     orders, others = [it for it in commands if it.startswith("ORDER=")], [it for it in commands if not it.startswith("ORDER=")]
     assert len(orders) == len(SHOPS) and len(others) == 2, running.output()
