@@ -14,7 +14,7 @@
 //     },
 //     "facade":   {"pid": 4720, "port": 50060, "log": "…"},
 //     "gateway":  {"pid": 4721, "port": 21003, "log": "…"},
-//     "web":      {"api": 50080, "myshop": 50081, …}
+//     "web":      {"api": 50080, "<storefront>": 50081, …}
 //   }
 //
 // A pid of 0: not running now.

@@ -214,8 +214,9 @@ std::string UpGateway::Commands(const std::vector<std::string>& shops) const {
                     // Where its document's own ports are bound, the command as it is printed.
                     ports.size() > 1 ? shop.example : AdaptedCommand(shop.example, ports[0]), "\n");
   }
+  if (shops.empty()) return "";
   return absl::StrCat(text, "  http http://127.0.0.1:", web_ports_.at(kApi)[0], "/v1/storefronts/",
-                      shops.empty() ? "fashion" : shops[0], "/orders\n");
+                      shops[0], "/orders\n");
 }
 
 }  // namespace gaekju::app
