@@ -150,6 +150,10 @@ int RunGatewayConfig(const std::vector<std::string>& arguments) {
   for (const auto& [name, address] : *peers) {
     if (IsContext(name)) options.peers[name] = address;
   }
+  // StorefrontService is served beside the order context's own.
+  options.peers["storefront"] = options.peers["order"];
+  std::vector<std::string> packages = ContextNames();
+  packages.push_back("storefront");
   const auto ports = Pairs(absl::GetFlag(FLAGS_gateway_listen), "gateway_listen");
   if (!ports.ok()) return Fail(kName, ports.status().message(), 2);
   for (const auto& [name, text] : *ports) {
@@ -169,7 +173,7 @@ int RunGatewayConfig(const std::vector<std::string>& arguments) {
   const absl::StatusOr<std::string> bootstrap = facade::GatewayBootstrap(options);
   if (!bootstrap.ok()) return Fail(kName, bootstrap.status().message(), 2);
   for (const absl::Status& status :
-       {WriteFile(options.descriptor_path, facade::GatewayDescriptors(ContextNames()), 0644),
+       {WriteFile(options.descriptor_path, facade::GatewayDescriptors(packages), 0644),
         WriteFile(directory + "/envoy.json", *bootstrap, 0644)}) {
     if (!status.ok()) return Fail(kName, status.message());
   }

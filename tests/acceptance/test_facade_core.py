@@ -69,6 +69,18 @@ def test_core_rest_places_gets_lists_and_cancels(gw, fashion):
     assert cancelled.status == 200 and cancelled.json["order"]["state"] in ("STATE_CANCELLING", "STATE_CANCELLED")
 
 
+def test_core_rest_tells_what_is_open(gw, house):
+    listed = gw.api("GET", "/v1/storefronts")
+    assert listed.status == 200, listed
+    (shop,) = listed.json["storefronts"]
+    assert (shop["id"], shop["state"], shop["displayName"]["ko"]) == ("fashion", "STATE_OPEN", "온라인 의류 쇼핑몰")
+    shown = gw.api("GET", f"/v1/storefronts/fashion?revision={shop['revision']}")
+    assert shown.status == 200, shown
+    assert shown.json["textproto"] == (house.storefronts / "fashion.textproto").read_text()
+    assert shown.json["definition"]["currencyCode"] == "KRW"
+    assert gw.api("GET", "/v1/storefronts/nosuch").status == 404
+
+
 def test_core_errors_are_google_rpc_status(gw, fashion):
     unknown = gw.api("GET", "/v1/orders/nosuch")
     assert unknown.status == 404 and unknown.json["code"] == 5
