@@ -1,23 +1,16 @@
 // serve.cc: `gaekju serve`: one or more contexts as one process on one gRPC port.
 
-#include <poll.h>
-#include <signal.h>
-#include <stdlib.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
-
-#include <atomic>
 #include <iostream>
 #include <thread>
 
 #include "absl/flags/flag.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "app/command.h"
 #include "app/context_list.h"
 #include "app/contracts.h"
+#include "app/serving.h"
 #include "app/supervisor.h"
 #include "flow/check.h"
 #include "runtime/config.h"
@@ -32,47 +25,6 @@ ABSL_FLAG(std::string, storefronts, "",
 
 namespace gaekju::app {
 namespace {
-
-// Tells a supervisor, once, that everything serves: a line to the descriptor in GAEKJU_READY_FD.
-void TellReady() {
-  const char* variable = getenv("GAEKJU_READY_FD");
-  int fd = -1;
-  if (variable == nullptr || !absl::SimpleAtoi(variable, &fd)) return;
-  [[maybe_unused]] ssize_t n = write(fd, "ready\n", 6);
-  close(fd);
-  unsetenv("GAEKJU_READY_FD");
-}
-
-// SIGTERM and SIGINT, read by one thread; blocked in all others.
-class StopSignal {
- public:
-  StopSignal() {
-    sigset_t mask;
-    sigemptyset(&mask);
-    sigaddset(&mask, SIGTERM);
-    sigaddset(&mask, SIGINT);
-    GK_CHECK(pthread_sigmask(SIG_BLOCK, &mask, nullptr) == 0);
-    fd_ = signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK);
-    GK_CHECK(fd_ >= 0);
-    signal(SIGPIPE, SIG_IGN);
-  }
-  // Whether one has come. Thread-safe.
-  bool requested() {
-    signalfd_siginfo info;
-    if (!requested_ && read(fd_, &info, sizeof(info)) == sizeof(info)) requested_ = true;
-    return requested_;
-  }
-  // Waits for one, at most that long.
-  bool Wait(int milliseconds) {
-    pollfd fds{fd_, POLLIN, 0};
-    poll(&fds, 1, milliseconds);
-    return requested();
-  }
-
- private:
-  int fd_ = -1;
-  std::atomic<bool> requested_{false};
-};
 
 int RunServe(const std::vector<std::string>& arguments) {
   std::vector<std::string> names = arguments;

@@ -69,9 +69,10 @@ class Lane {
 
 struct BackendOptions {
   std::map<std::string, std::string> storefronts = {};  // shop -> storefront, where it is another
-  // Of each lane. A thread costs its stack; waiting callers beyond them are told to come back.
+  // Of each lane. A thread costs its stack, who waits some 4 KiB; beyond them callers are told to
+  // come back. Whoever has given up meanwhile is passed over.
   int lane_threads_max = 32;
-  int lane_waiting_max = 1024;
+  int lane_waiting_max = 8192;
 };
 
 class Backend {

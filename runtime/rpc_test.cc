@@ -262,6 +262,46 @@ TEST_F(RpcTest, PendingIsOkWithTrailingMetadata) {
   EXPECT_EQ(result.payload, "");
 }
 
+TEST_F(RpcTest, HeadersThatAreAskedForArriveAndThoseOfTheAnswerReturn) {
+  handler_ = [](Held held) {
+    EXPECT_EQ(held.call.headers, (RpcHeaders{{"idempotency-key", "k1"}}));
+    const auto& request = static_cast<const CaptureRequest&>(*held.request);
+    if (request.order_id() == "refused") {
+      return held.responder.Reply(flow::MakeStatus(google::rpc::NOT_FOUND, "d", "R", "no"), "lost",
+                                  {{"x-status", "404"}});
+    }
+    CaptureResponse response;
+    response.set_payment_id("p1");
+    held.responder.Reply({}, response.SerializeAsString(), {{"location", "/p1"}});
+  };
+  RpcServerOptions options;
+  options.headers = {"idempotency-key", "not-sent"};
+  Start(std::move(options));
+  {
+    grpc::ClientContext context;
+    context.AddMetadata("idempotency-key", "k1");
+    context.AddMetadata("not-asked-for", "x");
+    std::string payload;
+    EXPECT_TRUE(RawUnary("/gaekju.payment.v1.PaymentService/Capture", CapturePayload("o1"),
+                         &payload, &context)
+                    .ok());
+    CaptureResponse response;
+    EXPECT_TRUE(response.ParseFromString(payload));
+    EXPECT_EQ(response.payment_id(), "p1");
+    const auto& headers = context.GetServerInitialMetadata();
+    const auto found = headers.find("location");
+    ASSERT_NE(found, headers.end());
+    EXPECT_EQ(found->second, "/p1");
+  }
+  grpc::ClientContext context;
+  context.AddMetadata("idempotency-key", "k1");
+  const grpc::Status status = RawUnary("/gaekju.payment.v1.PaymentService/Capture",
+                                       CapturePayload("refused"), nullptr, &context);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_THAT(status.error_details(), HasSubstr("R"));
+  EXPECT_EQ(context.GetServerInitialMetadata().count("x-status"), 1u);
+}
+
 TEST_F(RpcTest, BadRequestsNeverReachTheHandler) {
   std::atomic<int> handled{0};
   handler_ = [&](Held held) {

@@ -11,7 +11,7 @@ import pytest
 from gaekju_house import House, ROOT, eventually
 from gateway import Gateway
 from shop import Shop
-from stubs import order_service
+from stubs import order_pb, order_service
 
 ORIGIN = "http://localhost:3000"
 
@@ -275,6 +275,16 @@ def test_grpc_web(gw, fashion):
 
     missing = grpc_web(gw, "/gaekju.order.v1.OrderService/GetOrder", order_service.GetOrderRequest(order_id="x").SerializeToString())
     assert missing.http.status == 200 and missing.status == "5", "gRPC's own status, not HTTP's"
+
+
+def test_grpc_web_streams(gw, fashion):
+    """A page watches its order to the end."""
+    order = fashion.place(fashion.buyer(), fashion.product())
+    answer = grpc_web(gw, "/gaekju.order.v1.OrderService/WatchOrder",
+                      order_service.WatchOrderRequest(order_id=order.order_id).SerializeToString())
+    assert answer.status == "0", (answer.http, answer.trailers)
+    states = [order_service.WatchOrderResponse.FromString(message).order.state for message in answer.messages]
+    assert states and states[-1] == order_pb.Order.STATE_COMPLETED, states
 
 
 def test_grpc_web_on_a_shops_listener(gw, fashion):
