@@ -1,6 +1,7 @@
 """The gateway itself: the core REST, CORS, gRPC-Web, errors, and what is not let through. The shops' own commands are in test_<shop>.py."""
 
 import base64
+import contextlib
 import math
 import struct
 import urllib.request
@@ -186,8 +187,12 @@ def test_a_slow_context_holds_up_only_those_that_ask_it(house):
     """Two threads a lane: callers of the frozen one fill it, the others' lanes stay free; beyond its queue is 429 or the deadline."""
     import concurrent.futures
     import time
-    with Gateway(house, shops=["fashion"], flags=["--facade_lane_threads=2"]) as gw, house.frozen("view"), \
-            concurrent.futures.ThreadPoolExecutor(8) as pool:
+    with contextlib.ExitStack() as stack:
+        gw = stack.enter_context(Gateway(house, shops=["fashion"], flags=["--facade_lane_threads=2"]))
+        # Connected before: a frozen process that is new to the facade is given up within a second.
+        assert gw.send("GET", "/orderStatuses", shop="fashion").status == 200
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(8))
+        stack.enter_context(house.frozen("view"))
         waiting = [pool.submit(gw.send, "GET", "/orderStatuses", None, "fashion") for _ in range(8)]
         started = time.monotonic()
         assert gw.send("GET", "/orders", shop="fashion").status == 200
