@@ -22,6 +22,6 @@ def pytest_runtest_makereport(item, call):
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
     """One PostgreSQL for the whole session; each house has databases of its own in it."""
-    from gaekju_house import Cluster
-    with Cluster(tmp_path_factory.mktemp("pg") / "cluster") as cluster:
+    from gaekju_house import Cluster, WITHOUT_FSYNC
+    with Cluster(tmp_path_factory.mktemp("pg") / "cluster", WITHOUT_FSYNC) as cluster:
         yield cluster

@@ -45,8 +45,8 @@ ENDED = {State.STATE_COMPLETED, State.STATE_CANCELLED, State.STATE_REJECTED}
 
 
 def rows(house, context, message_class):
-    """Every resource of a kind; none of a context that the program does not serve."""
-    if context not in CONTEXTS:
+    """Every resource of a kind; none of a context that the house is without."""
+    if context not in getattr(house, "contexts", CONTEXTS):
         return []
     with house.connect(context) as connection:
         with connection.cursor(binary=True) as cursor:

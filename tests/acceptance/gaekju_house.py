@@ -150,11 +150,16 @@ def _postgres_bin():
     raise FileNotFoundError("no PostgreSQL server programs: install postgresql, or set GAEKJU_PG_BIN")
 
 
+# For a cluster that survives its own crash and those of its clients, but not the machine's: what was written is with the kernel. Nothing
+# here pulls the machine's plug, and a house's databases come and go without waiting for the disk.
+WITHOUT_FSYNC = {"fsync": "off", "full_page_writes": "off"}
+
+
 class Cluster:
-    """A PostgreSQL of our own, with the durability of production. Houses make databases in it."""
+    """A PostgreSQL of our own, with the durability of production unless told. Houses make databases in it."""
 
     def __init__(self, folder, settings=None):
-        """`settings`: of postgresql.conf, more than or other than ours."""
+        """`settings`: of postgresql.conf, more than or other than ours; WITHOUT_FSYNC where that is enough."""
         self.folder = pathlib.Path(folder)
         self.port = free_ports(1)[0]
         self._settings = settings or {}
@@ -201,7 +206,7 @@ class Cluster:
 
     def __exit__(self, *_):
         if self._process:
-            self._process.end(signal.SIGINT)
+            self._process.end(signal.SIGQUIT)  # without a last checkpoint: nobody starts it again
 
     def dsn(self, database):
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -213,21 +218,27 @@ class Cluster:
     def connect(self, database, **options):
         return psycopg.connect(self.dsn(database), **{"autocommit": True, "connect_timeout": 5, **options})
 
-    def create(self, database):
+    def create(self, *databases):
+        # Copying the template's files takes checkpoints, and less work otherwise: right where checkpoints wait for no disk.
+        strategy = "STRATEGY FILE_COPY" if self._settings.get("fsync") == "off" else ""
         with self.connect("postgres") as connection:
-            connection.execute(f'CREATE DATABASE "{database}"')
+            for database in databases:
+                connection.execute(f'CREATE DATABASE "{database}" {strategy}')
 
-    def drop(self, database):
+    def drop(self, *databases):
         with self.connect("postgres") as connection:
-            connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
+            for database in databases:
+                connection.execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
 
 class House:
-    """Every context, their databases and their bus. Not started until start()."""
+    """Contexts, their databases and their bus. Not started until start()."""
 
-    def __init__(self, cluster, folder, storefronts=(), flags=None):
-        """`storefronts`: files that the order context serves. `flags`: context -> more flags for its process."""
+    def __init__(self, cluster, folder, storefronts=(), flags=None, contexts=CONTEXTS):
+        """`storefronts`: files that the order context serves. `flags`: context -> more flags for its process.
+        `contexts`: those that there are, where a module needs only some of them."""
         self.cluster = cluster
+        self.contexts = tuple(contexts)
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.storefronts = self.folder / "storefronts"
@@ -236,17 +247,16 @@ class House:
             shutil.copy(file, self.storefronts)
         self.name = f"t{random.SystemRandom().getrandbits(40):010x}"
         self.flags = dict(flags or {})
-        ports = free_ports(2 * len(CONTEXTS) + 2)
-        self.ports = dict(zip(CONTEXTS, ports))
-        self.metrics_ports = dict(zip(CONTEXTS, ports[len(CONTEXTS):]))
+        ports = free_ports(2 * len(self.contexts) + 2)
+        self.ports = dict(zip(self.contexts, ports))
+        self.metrics_ports = dict(zip(self.contexts, ports[len(self.contexts):]))
         self.nats_port, self.nats_http_port = ports[-2:]
         self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
         self.processes = {}    # context -> Process, while it runs
         self._frozen = set()
         self.disturbed = False  # something was stopped or frozen since heal()
         self._channels = {}
-        for context in CONTEXTS:
-            cluster.create(self.database(context))
+        cluster.create(*map(self.database, self.contexts))
 
     def __enter__(self):
         return self
@@ -256,8 +266,7 @@ class House:
             channel.close()
         for name in [name for name in self.processes if name != "nats"] + ["nats"]:
             self.kill(name)
-        for context in CONTEXTS:
-            self.cluster.drop(self.database(context))
+        self.cluster.drop(*map(self.database, self.contexts))
 
     # ------------------------------------------------------------------ processes
     def database(self, context):
@@ -292,7 +301,7 @@ class House:
 
     def start(self, *names):
         """Starts what is named (everything that is down, without a name) and waits until it serves."""
-        names = names or tuple(name for name in ("nats", *CONTEXTS) if name not in self.processes)
+        names = names or tuple(name for name in ("nats", *self.contexts) if name not in self.processes)
         for name in names:
             self.launch(name)
         for name in names:
@@ -330,10 +339,10 @@ class House:
         for name in list(self.processes):
             if not self.processes[name].alive():
                 self.processes.pop(name).end(signal.SIGKILL)
-        down = [name for name in ("nats", *CONTEXTS) if name not in self.processes]
+        down = [name for name in ("nats", *self.contexts) if name not in self.processes]
         for name in down:
             self.launch(name)
-        for name in ("nats", *CONTEXTS):
+        for name in ("nats", *self.contexts):
             self.wait_ready(name)
         disturbed, self.disturbed = self.disturbed, False
         return disturbed
@@ -410,10 +419,11 @@ class House:
         return self.cluster.connect(self.database(context), **options)
 
     @contextlib.contextmanager
-    def locked(self, context, table):
-        """Nobody else can read or write the table: the context's turns that touch it wait inside PostgreSQL."""
+    def locked(self, context, table, mode="ACCESS EXCLUSIVE"):
+        """Nobody else can read or write the table: the context's turns that touch it wait inside PostgreSQL. With `mode` "SHARE" only
+        those wait that write."""
         with self.connect(context, autocommit=False) as connection:
-            connection.execute(f'LOCK TABLE "{table}" IN ACCESS EXCLUSIVE MODE')
+            connection.execute(f'LOCK TABLE "{table}" IN {mode} MODE')
             try:
                 yield Lock(self, context, table)
             finally:
@@ -442,13 +452,13 @@ class House:
                 "pid": pid(context), "ready": True, "address": f"127.0.0.1:{self.ports[context]}",
                 "port": self.ports[context], "metrics": f"127.0.0.1:{self.metrics_ports[context]}",
                 "dsn": self.cluster.dsn(self.database(context)), "log": str(self.folder / f"{context}.log"), "starts": 1,
-            } for context in CONTEXTS},
+            } for context in self.contexts},
         }
 
     def logs(self, lines=25):
         """The end of every process's log, for a failing test's report."""
         parts = []
-        for name in ("nats", *CONTEXTS):
+        for name in ("nats", *self.contexts):
             log = self.folder / f"{name}.log"
             if log.exists():
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
