@@ -37,7 +37,11 @@ def gw(module_house):
 
 
 @pytest.fixture
-def fashion(house):
+def fashion(house, gw):
+    def answers():  # who was away is found again within a second
+        return all(gw.send("GET", path, shop="fashion").status == 200 for path in ("/orders", "/orderStatuses", "/products"))
+
+    eventually(answers, "the gateway reaches every context")
     return Shop(house, "fashion")
 
 

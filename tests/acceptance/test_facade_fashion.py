@@ -33,7 +33,10 @@ def gateway(module_house):
 def fashion(module_house, gateway):
     module_house.heal()
     shop = Fashion(module_house, gateway)
-    shop.register(1)
+    # Who was away is found again within a second; a test begins when all have been.
+    eventually(lambda: shop.register(1), "the catalog and the store answer")
+    for path in ("/orders", "/orderStatuses", "/deliveries"):
+        shop.until_status(path, 200)
     return shop
 
 

@@ -38,7 +38,10 @@ def gateway(module_house):
 @pytest.fixture
 def myshop(module_house, gateway):
     module_house.heal()
-    return Myshop(module_house, gateway)
+    shop = Myshop(module_house, gateway)
+    for path in ("/orders", "/deliveries", "/notices", "/myPages"):
+        shop.until_status(path, 200)  # who was away is found again within a second
+    return shop
 
 
 def test_the_printed_commands_in_their_order(module_house, gateway):
