@@ -15,6 +15,7 @@ Everything waits on conditions. Start and stop processes from the main thread on
 """
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import pwd
@@ -23,6 +24,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 
 import grpc
@@ -77,9 +79,9 @@ def eventually(condition, what, timeout=SECONDS_TO_CONVERGE, every=0.02):
 
 def free_ports(count):
     """Ports that are free now, and below the range from which the kernel picks ports for outgoing connections, so that a port
-    stays free while its process is down."""
+    stays free while its process is down. `gaekju up` chooses from 20000 on, and binds them seconds later: not from there."""
     low = 10000
-    high = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    high = min(20000, int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]))
     ports = []
     while len(ports) < count:
         port = random.SystemRandom().randrange(low, high)
@@ -88,9 +90,28 @@ def free_ports(count):
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if port not in ports:
+        if _reserve(port):
             ports.append(port)
     return ports
+
+
+_reserved = set()
+_reservations = None  # a file with a byte for each port: whoever has it locked has the port, for as long as they live
+
+
+def _reserve(port):
+    """Keeps other test processes of this machine from a port that ours have not bound yet, or not again."""
+    global _reservations
+    if _reservations is None:
+        file = pathlib.Path(tempfile.gettempdir()) / f"gaekju-test-ports.{os.getuid()}"
+        _reservations = open(file, "ab")
+    try:
+        fcntl.lockf(_reservations, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    fresh = port not in _reserved
+    _reserved.add(port)
+    return fresh
 
 
 class Process:
