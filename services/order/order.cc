@@ -61,16 +61,9 @@ bool IsEmpty(const google::protobuf::Message& message,
                              : !reflection->HasField(message, &field);
 }
 
-google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest& request) {
+google::rpc::Status ValidatePlace(const PlaceOrderRequest& request) {
   flow::FieldChecks checks(kDomain);
   checks.Storefront("storefront", request.storefront());
-  if (checks.status().code() != 0) return checks.status();
-  const flow::Plan* plan = book.Current(request.storefront());
-  if (plan == nullptr) {
-    return flow::MakeStatus(google::rpc::NOT_FOUND, kDomain, "STOREFRONT_UNKNOWN",
-                            absl::StrCat("there is no storefront \"", request.storefront(), "\""),
-                            "storefront");
-  }
   if (!request.request_id().empty()) checks.Id("request_id", request.request_id());
   checks.Reference("customer_id", request.customer_id())
       .Text("customer_name", request.customer_name(), 256)
@@ -85,14 +78,6 @@ google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest&
                 absl::StrCat("is in an earlier line too (\"", request.lines(i).product_id(),
                              "\"); add their quantities"));
   }
-  if (request.has_expected_total() &&
-      request.expected_total().currency_code() != plan->currency_code) {
-    return flow::MakeStatus(
-        google::rpc::INVALID_ARGUMENT, kDomain, "CURRENCY_MISMATCH",
-        absl::StrCat("storefront \"", plan->storefront, "\" sells in ", plan->currency_code,
-                     ", not \"", request.expected_total().currency_code(), "\""),
-        "expected_total.currency_code");
-  }
   if (request.has_expected_total()) checks.Money("expected_total", request.expected_total(), 0);
   // What is no number is neither above nor below.
   const auto& place = request.delivery_location();
@@ -101,7 +86,27 @@ google::rpc::Status ValidatePlace(const PlanBook& book, const PlaceOrderRequest&
             "must be -90 to 90")
       .That(place.longitude() >= -180 && place.longitude() <= 180, "delivery_location.longitude",
             "must be -180 to 180");
+  return checks.status();
+}
+
+// ---- checks of a new order by its shop; null: there is none of that name, or it is closed
+
+google::rpc::Status CheckPlace(const flow::Plan* plan, const PlaceOrderRequest& request) {
+  if (plan == nullptr) {
+    return flow::MakeStatus(google::rpc::NOT_FOUND, kDomain, "STOREFRONT_UNKNOWN",
+                            absl::StrCat("there is no storefront \"", request.storefront(), "\""),
+                            "storefront");
+  }
+  if (request.has_expected_total() &&
+      request.expected_total().currency_code() != plan->currency_code) {
+    return flow::MakeStatus(
+        google::rpc::INVALID_ARGUMENT, kDomain, "CURRENCY_MISMATCH",
+        absl::StrCat("storefront \"", plan->storefront, "\" sells in ", plan->currency_code,
+                     ", not \"", request.expected_total().currency_code(), "\""),
+        "expected_total.currency_code");
+  }
   // Some fields only some shops need; what the server sets is not the buyer's to give.
+  flow::FieldChecks checks(kDomain);
   for (const flow::PlanInput& input : plan->inputs) {
     const auto* field = request.GetDescriptor()->FindFieldByName(std::string(input.field->name()));
     if (field == nullptr) continue;
@@ -275,16 +280,10 @@ void RunSaga(const PlanBook& book, const std::string& order_id, Turn& turn, Inpu
 
 Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const Caller& caller,
                    Turn& turn) {
-  const flow::Plan* plan = book.Current(request.storefront());
-  if (plan == nullptr) {
-    Answer answer;
-    answer.kind = Answer::Kind::kRefused;
-    answer.status = ValidatePlace(book, request);
-    return answer;
-  }
   const uint64_t fingerprint = flow::Fingerprint(request);
-  if (!request.request_id().empty()) {
-    const std::string key = RequestKey(request);
+  const std::string key = request.request_id().empty() ? "" : RequestKey(request);
+  // What was asked before is answered as before, also by a shop that has changed or closed since.
+  if (!key.empty()) {
     if (const auto* placed = turn.Find<PlacedRequest>(kPlacedRequests, key)) {
       if (placed->request_fingerprint() != fingerprint) {
         return Refuse(google::rpc::ALREADY_EXISTS, kDomain, "REQUEST_ID_REUSED",
@@ -303,6 +302,15 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
       const bool try_again = record->saga().place_retryable() && !record->order().has_place_time();
       if (!try_again) return PlaceAnswer(*record);
     }
+  }
+  const flow::Plan* plan = book.Current(request.storefront());
+  if (auto status = CheckPlace(plan, request); status.code() != 0) {
+    Answer answer;
+    answer.kind = Answer::Kind::kRefused;
+    answer.status = std::move(status);
+    return answer;
+  }
+  if (!key.empty()) {
     auto& placed = turn.Edit<PlacedRequest>(kPlacedRequests, key);
     placed.set_request_key(key);
     placed.set_order_id(caller.request_uuid);
@@ -403,8 +411,7 @@ std::unique_ptr<flow::Context> MakeOrderContext(const PlanBook* book) {
   context->tables = {&kOrders, &kPlacedRequests, &kNumberCounters, &kStorefrontRevisions};
   const std::string service = absl::StrCat(kDomain, ".");
   context->handlers.push_back(std::make_shared<flow::FunctionHandler<PlaceOrderRequest>>(
-      service + "PlaceOrder",
-      [book](const PlaceOrderRequest& request) { return ValidatePlace(*book, request); },
+      service + "PlaceOrder", ValidatePlace,
       [](const PlaceOrderRequest& request, const Caller& caller, std::vector<RowKey>* keys) {
         keys->push_back({&kOrders, caller.request_uuid});
         keys->push_back({&kNumberCounters, request.storefront()});

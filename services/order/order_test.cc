@@ -56,12 +56,14 @@ class FakeBook : public PlanBook {
  public:
   explicit FakeBook(const std::string& text) : plan_(*flow::ParseStorefront(text, "")) {}
   const flow::Plan* Current(const std::string& storefront) const override {
-    return storefront == plan_.storefront ? &plan_ : nullptr;
+    return open_ && storefront == plan_.storefront ? &plan_ : nullptr;
   }
+  void Close() { open_ = false; }
   const flow::Plan* Pinned(const std::string&, const std::string&) const override { return &plan_; }
 
  private:
   flow::Plan plan_;
+  bool open_ = true;
 };
 
 class OrderTest : public ::testing::Test {
@@ -217,6 +219,13 @@ TEST_F(OrderTest, TheSameRequestIsTheSameOrder) {
   ASSERT_TRUE(response.ParseFromString(again.payload));
   EXPECT_EQ(response.order().order_id(), "o1");
   EXPECT_EQ(shop_.Row<OrderRecord>(kOrders, "o2"), nullptr);
+}
+
+TEST_F(OrderTest, AShopThatHasClosedKnowsWhatItTook) {
+  PlaceWhole();
+  book_.Close();
+  EXPECT_EQ(Place(Request(), "o2").kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(Place(Request("r2"), "o3").status), "STOREFRONT_UNKNOWN");
 }
 
 TEST_F(OrderTest, TheSameRequestWhilePlacingWaitsForTheSameOrder) {
