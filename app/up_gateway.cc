@@ -206,7 +206,7 @@ void UpGateway::Fill(UpFile* up) const {
 
 std::string UpGateway::Commands(const std::vector<std::string>& shops) const {
   if (gateway_ == nullptr) return "";
-  std::string text = "\nOr over HTTP (httpie):\n\n";
+  std::string text = "\nOr over HTTP, with httpie (./dev keeps one: .venv/bin/http):\n\n";
   for (const Shop& shop : shops_) {
     if (std::find(shops.begin(), shops.end(), shop.name) == shops.end()) continue;
     const std::vector<int>& ports = web_ports_.at(shop.name);
