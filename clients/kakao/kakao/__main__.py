@@ -24,6 +24,7 @@ def flags():
     parser.flag("storefront", "tshop", help="whose notices")
     parser.flag("nats", "nats://127.0.0.1:4222", help="the bus; several: comma-separated")
     parser.flag("durable", help="the consumer's name on the bus; empty: kakao-<storefront>")
+    parser.flag("ack-wait-seconds", 30.0, float, help="what a dead process had in hand comes again after so long")
     parser.flag("endpoint", "http://127.0.0.1:8090", help="Kakao's API, without /v2/send/kakao")
     parser.flag("token", "test-token", help="the bearer token; better by the environment")
     parser.flag("sender-key", "test-sender", help="the sending profile's key")
@@ -60,7 +61,7 @@ async def run(options, stop):
                             options.retry_seconds_min, options.retry_seconds_max)
     connection = bus.Bus(options.nats, "kakao")
     consumer = bus.Consumer(connection, "GAEKJU_EVENTS", options.durable or f"kakao-{options.storefront}",
-                            "gaekju.event.notification", intake.handle)
+                            "gaekju.event.notification", intake.handle, options.ack_wait_seconds)
 
     async def consume():  # what waits in the box is sent whether the bus is there or not
         if await service.until(stop, connection.connect()):

@@ -77,8 +77,10 @@ class Bus:
 
 
 class Consumer:
-    def __init__(self, bus, stream, durable, subject, handle):
+    def __init__(self, bus, stream, durable, subject, handle, ack_wait=ACK_WAIT_SECONDS):
+        """`ack_wait`: what a dead process had in hand comes again after so many seconds."""
         self.bus, self.stream, self.durable, self.subject, self.handle = bus, stream, durable, subject, handle
+        self.ack_wait = ack_wait
         self._subscription = None
 
     @property
@@ -112,7 +114,7 @@ class Consumer:
         # The same as before, if it is there; else from the beginning of what the stream has: what comes twice is known.
         await jetstream.add_consumer(self.stream, nats.js.api.ConsumerConfig(
             durable_name=self.durable, filter_subject=self.subject, deliver_policy=nats.js.api.DeliverPolicy.ALL,
-            ack_policy=nats.js.api.AckPolicy.EXPLICIT, ack_wait=ACK_WAIT_SECONDS, max_deliver=-1, max_ack_pending=64))
+            ack_policy=nats.js.api.AckPolicy.EXPLICIT, ack_wait=self.ack_wait, max_deliver=-1, max_ack_pending=64))
         self._subscription = await jetstream.pull_subscribe_bind(durable=self.durable, stream=self.stream)
         service.log("info", "consuming", stream=self.stream, durable=self.durable, subject=self.subject)
 
