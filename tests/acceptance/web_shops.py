@@ -12,12 +12,25 @@ process of their own, for tests that ask much.
 """
 
 import json
+import pathlib
+import re
 import uuid
 
 from gaekju_house import eventually
-from stubs import assignment_service, catalog_service, type_pb
+from stubs import ROOT, assignment_service, catalog_service, type_pb
 
 SECONDS_TO_ANSWER = 15
+
+
+def copy_of(shop, storefront, folder, text=None):
+    """Writes the file of a storefront that is as the shop's in all but its id, so that its orders count from 1; returns it. `text`:
+    of another file than the one that is sold."""
+    text, found = re.subn(r'(?m)^id: "[^"]*"$', f'id: "{storefront}"',
+                          text or (ROOT / "storefronts" / f"{shop}.textproto").read_text())
+    assert found == 1
+    file = pathlib.Path(folder) / f"{storefront}.textproto"
+    file.write_text(text)
+    return file
 
 
 class Answer:
