@@ -805,7 +805,7 @@ def test_TS_11_the_stock_is_restored_once_however_often_it_is_asked_for(house, t
     cancelled(tshop, order)
 
 
-CANCEL_MOMENTS = ["assignment_down", "assigning", "assigning_killed", "assigned_unheard", "all_killed"]
+CANCEL_MOMENTS = ["assignment_down", "assigning", "assigning_killed", "overtaken", "assigned_unheard", "all_killed"]
 
 
 @pytest.mark.parametrize("moment", CANCEL_MOMENTS)
@@ -832,6 +832,14 @@ def test_TS_12_a_cancel_before_the_acceptance_has_come_leaves_nothing(house, tsh
         eventually(lambda: tshop.assigned(order), "an agency has it, and nobody has heard of it")
         cancel(order)
         house.thaw("nats")
+    elif moment == "overtaken":  # what the dead one had in hand comes again after what is said now
+        with house.locked("assignment", "assignments") as lock:
+            order = made()
+            lock.wait_for_waiter()
+            house.kill("assignment")
+        cancel(order)
+        house.start("assignment")
+        eventually(lambda: metric(house, "assignment", "gaekju_redelivered_total") >= 1, "the first command comes again")
     else:
         with house.locked("assignment", "assignments") as lock:
             order = made()
