@@ -244,8 +244,10 @@ def test_MK_01_a_seller_registers_a_product_through_the_gateway(mealkit, first):
 def test_MK_02_an_order_is_paid_at_once_and_the_buyer_is_told(mealkit, body):
     mealkit.restock()
     order = mealkit.ordered(body)
-    # In the answer's wake, without waiting: there is no order without its payment.
+    # In the answer's wake, without waiting: there is no order without its payment, not for a moment.
     payment = mealkit.get(f"/payments/{order['id']}").ok()
+    stored = mealkit.core.get(order["correlationId"])
+    assert mealkit.core.payment(stored).capture_time.ToMicroseconds() < stored.place_time.ToMicroseconds()
     assert (payment["orderId"], payment["status"], payment["amount"]) == (order["id"], "결제완료", str(5 * PRICE))
     assert (order["prodId"], order["qty"]) == (1, 5)
     assert order["_links"]["self"]["href"] == f"http://order:8080/orders/{order['id']}"
@@ -345,6 +347,10 @@ def test_MK_06_a_cancel_tells_the_seller_first_and_then_takes_all_back(mealkit, 
     answer = mealkit.run(f"http DELETE {url}" if way == "DELETE" else f'http PATCH {url} status="주문취소"').ok()
     # In the answer's wake, without waiting: the seller was told before the customer was answered.
     assert mealkit.notices(number, "seller")[0] == "CANCEL_REQUESTED"
+    notice = only([it for it in rows_of(mealkit.house, "notification", notification_pb.Notice, order["correlationId"])
+                   if it.code == "CANCEL_REQUESTED"])
+    accepted = mealkit.core.get(order["correlationId"]).cancel_time
+    assert notice.create_time.ToMicroseconds() < accepted.ToMicroseconds()
     assert (answer["id"], answer["correlationId"]) == (number, order["correlationId"])
     assert answer["status"] in ("주문취소", "결제취소", "배송취소")
     mealkit.until(f"/orders/{number}", status="배송취소")
@@ -628,13 +634,13 @@ def slow_marketing(house):
 
 
 def breaker(house, name):
-    """A metric of what order knows of notification."""
+    """A metric of what order knows of notification; 0 before it has called it."""
     import urllib.request
     url = f"http://127.0.0.1:{house.metrics_ports['order']}/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
-        found = [line for line in answer.read().decode().splitlines()
-                 if line.startswith(f'gaekju_breaker_{name}{{peer="notification"')]
-    return float(only(found).rsplit(" ", 1)[1])
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines
+               if line.startswith(f'gaekju_breaker_{name}{{peer="notification"'))
 
 
 def timed(function):
