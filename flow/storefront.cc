@@ -588,6 +588,8 @@ class Reader {
   void ReadAfter(bool in_cancel);
   int FindNode(const std::string& id, bool in_cancel) const;
   void FindCycles(bool in_cancel);
+  void FindHastyUndos();
+  void FindHiddenWords();
   void FindWaiting();
   void ReadOnUnavailable(const Node& node);
   void CompileRequests();
@@ -648,6 +650,12 @@ absl::StatusOr<Plan> Reader::Read() {
   ReadTryLater(file_.place(), tree_.GetTreeForNested(place, -1), /*in_cancel=*/false);
   ReadTryLater(file_.cancel(), tree_.GetTreeForNested(cancel, -1), /*in_cancel=*/true);
   CollectInputs();
+  // A stored revision was served before, perhaps by a program that did not look for these; its
+  // orders have to go on.
+  if (!file_name_.empty()) {
+    if (!has_cycle_) FindHastyUndos();
+    FindHiddenWords();
+  }
   if (!mistakes_.empty()) return mistakes_.ToStatus(file_name);
   return std::move(plan_);
 }
@@ -1363,6 +1371,44 @@ void Reader::FindCycles(bool in_cancel) {
   }
 }
 
+// A cancel can be refused until its first undo is asked. Where an undo does not wait for a step
+// that may refuse, that step is asked in vain. REQUIRES: no cycle.
+void Reader::FindHastyUndos() {
+  const int count = static_cast<int>(nodes_.size());
+  // All that each waits for, and what that waits for.
+  std::vector<std::vector<bool>> before(count);
+  const auto fill = [&](auto& self, int i) -> void {
+    if (!before[i].empty()) return;
+    before[i].resize(count);
+    for (int other : nodes_[i].after) {
+      self(self, other);
+      before[i][other] = true;
+      for (int k = 0; k < count; ++k) before[i][k] = before[i][k] || before[other][k];
+    }
+  };
+  for (int i = 0; i < count; ++i) fill(fill, i);
+  const auto comes_after_undo = [&](int i) {
+    for (int k = 0; k < count; ++k) {
+      if (before[i][k] && nodes_[k].is_undo) return true;
+    }
+    return false;
+  };
+  for (int undo = 0; undo < count; ++undo) {
+    const Node& node = nodes_[undo];
+    if (!node.is_undo || node.plan_step < 0 || !node.after_is_known) continue;
+    for (int asked = 0; asked < count; ++asked) {
+      const Node& step = nodes_[asked];
+      if (!step.in_cancel || step.is_undo || step.is_notice || before[undo][asked]) continue;
+      if (before[asked][undo] || comes_after_undo(asked)) continue;
+      Bad(node, node.Field(v1::Step::kUndoFieldNumber),
+          absl::StrCat("does not wait for ", step.name,
+                       ", which may still refuse the cancel: what is taken back would be taken "
+                       "back all the same; write after: ",
+                       Quoted(step.step->id())));
+    }
+  }
+}
+
 void Reader::FindWaiting() {
   // The nodes in an order in which each comes after what it waits for.
   std::vector<bool> known(nodes_.size(), false);
@@ -1523,6 +1569,33 @@ PlanTrigger Reader::ReadWhen(const Trigger& file, const Complain& bad) {
       break;
   }
   return when;
+}
+
+// Of the words that hold the last is shown. One of place that stands behind one of cancel hides it:
+// a cancelled order would read as if it went on.
+void Reader::FindHiddenWords() {
+  if (!plan_.has_cancel) return;
+  const FieldDescriptor* field =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kStatusFieldNumber);
+  const PlanStatus* of_cancel = nullptr;
+  for (size_t i = 0; i < plan_.statuses.size(); ++i) {
+    const PlanStatus& status = plan_.statuses[i];
+    const PlanTrigger& when = status.when;
+    if (when.stage == v1::CANCELLING || when.stage == v1::CANCELLED || when.undone >= 0 ||
+        when.done >= plan_.place_count) {
+      of_cancel = &status;
+      continue;
+    }
+    const bool of_place = when.stage == v1::PLACED || when.stage == v1::COMPLETED ||
+                          (when.done >= 0 && !absl::c_linear_search(plan_.unless_done, when.done));
+    if (!of_place || of_cancel == nullptr) continue;
+    mistakes_.Add(At(&tree_, field, static_cast<int>(i), At(&tree_, field, 0, {})),
+                  absl::StrCat("status ", Quoted(status.code),
+                               ": a cancelled order would still read ", Quoted(status.en),
+                               ", because the last word that holds is shown; move "
+                               "this above status ",
+                               Quoted(of_cancel->code)));
+  }
 }
 
 void Reader::ReadStatus(const v1::StatusWord& word, const Tree* tree, int index) {
