@@ -153,6 +153,14 @@ def test_FA_03_the_event_log(house, story):
     eventually(told, "the timeline tells it")
 
 
+def test_FA_03_the_delivery_starts_after_the_store_has_accepted(house, fashion):
+    with house.down("store"):
+        number = fashion.buy().created()["id"]
+        fashion.until(f"/orderStatuses/{number}", orderStatus="OrderPlaced")
+        fashion.get(f"/deliveries/{number}").refused(404)
+    fashion.log_has(number, FASHION_EVENTS)
+
+
 def test_FA_04_the_printed_view(house, story):
     fashion = story[0]
     number = story[3].created()["id"]
