@@ -104,8 +104,9 @@ google::rpc::Status CheckPlace(const flow::Plan* plan, const PlaceOrderRequest& 
                      ", not \"", request.expected_total().currency_code(), "\""),
         "expected_total.currency_code");
   }
-  // Some fields only some shops need; what the server sets is not the buyer's to give.
   flow::FieldChecks checks(kDomain);
+  if (request.has_expected_total()) checks.Money("expected_total", request.expected_total(), 0);
+  // Some fields only some shops need; what the server sets is not the buyer's to give.
   for (const flow::PlanInput& input : plan->inputs) {
     const auto* field = request.GetDescriptor()->FindFieldByName(std::string(input.field->name()));
     if (field == nullptr) continue;
