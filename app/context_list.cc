@@ -7,6 +7,7 @@
 #include "app/catalog_migrations.h"
 #include "app/contracts.h"
 #include "app/delivery_migrations.h"
+#include "app/gate.h"
 #include "app/notification_migrations.h"
 #include "app/order_migrations.h"
 #include "app/payment_migrations.h"
@@ -49,6 +50,7 @@ Make Assignments(std::shared_ptr<assignment::DealerBook> book) {
 
 // The order context and the storefronts it serves.
 struct Orders {
+  std::unique_ptr<Gate> gate;                   // outlives the book, which asks it
   std::unique_ptr<order::StorefrontBook> book;  // null until the context is made
   std::unique_ptr<flow::Context> context;
 };
@@ -57,10 +59,22 @@ absl::StatusOr<ContextPtr> MakeOrders(const std::string& storefronts, const runt
                                       const std::shared_ptr<Orders>& orders) {
   auto contracts = ContractsFromFlag();
   if (!contracts.ok()) return contracts.status();
-  auto book =
-      order::StorefrontBook::Open({.directory = storefronts, .pg = pg, .contracts = *contracts});
+  if (orders->gate == nullptr) {
+    auto options = GateOptionsFromFlags(pg);
+    if (!options.ok()) return options.status();
+    orders->gate = std::make_unique<Gate>(*std::move(options));
+  }
+  Gate& gate = *orders->gate;
+  auto book = order::StorefrontBook::Open(
+      {.directory = storefronts,
+       .pg = pg,
+       .contracts = *contracts,
+       .admit = [&gate](const flow::Plan& plan) { return gate.Admit(plan); }});
   if (!book.ok()) return book.status();
   orders->book = *std::move(book);
+  for (const auto& [id, shop] : orders->book->Shops()) {
+    if (shop.plan != nullptr) gate.Review(*shop.plan);
+  }
   orders->context = order::MakeOrderContext(orders->book.get());
   return ContextPtr(orders, orders->context.get());
 }
@@ -127,6 +141,7 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
     spec.observe = [orders](runtime::PgConnection& pg, runtime::Metrics& metrics) {
       ObserveOrders(pg, metrics);
       ObserveStorefronts(*orders->book, metrics);
+      orders->gate->Observe(metrics);
     };
   }
   is("payment", payment::PaymentMigrations(), Plain(payment::PaymentContext));

@@ -124,7 +124,7 @@ Command ServeCommand() {
               "brings up to date at start. Neither PostgreSQL, NATS nor other contexts need to be "
               "there first. SIGTERM finishes what has\n"
               "begun and ends with 0. Exit code 78: the configuration is wrong.\n",
-          .flags = {"storefronts", "contracts"},
+          .flags = {"storefronts", "contracts", "check_seconds", "open_unproved"},
           .server_flags = true,
           .run = RunServe};
 }

@@ -157,7 +157,7 @@ void Supervisor::Step(absl::Duration longest) {
       child->restart_time = absl::Now() + kPauseMax;
     }
   }
-  if (echo) Echo();
+  ReadLogs();
 }
 
 void Supervisor::ReadSignals() {
@@ -218,8 +218,9 @@ void Supervisor::ReadReady(Child* child) {
   }
 }
 
-void Supervisor::Echo() {
+void Supervisor::ReadLogs() {
   for (const auto& child : children_) {
+    if (!echo && child->spec.on_log_line == nullptr) continue;
     const std::string& path = child->spec.process.output_path;
     struct stat info;
     if (path.empty() || stat(path.c_str(), &info) != 0 || info.st_size <= child->shown_bytes)
@@ -232,8 +233,11 @@ void Supervisor::Echo() {
     text.resize(end);
     child->shown_bytes += static_cast<int64_t>(end) + 1;
     for (absl::string_view line : absl::StrSplit(text, '\n')) {
-      fprintf(stderr, "%-9s| %.*s\n", child->spec.name.c_str(), static_cast<int>(line.size()),
-              line.data());
+      if (echo) {
+        fprintf(stderr, "%-9s| %.*s\n", child->spec.name.c_str(), static_cast<int>(line.size()),
+                line.data());
+      }
+      if (child->spec.on_log_line) child->spec.on_log_line(line);
     }
   }
 }

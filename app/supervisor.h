@@ -37,6 +37,7 @@ struct ChildSpec {
   bool tells_ready = false;  // writes a line to the descriptor in GAEKJU_READY_FD when it can serve
   std::function<void()> before_start =
       {};  // called before each start: removes what a kill -9 left behind
+  std::function<void(absl::string_view line)> on_log_line = {};  // called with each, soon
 };
 
 struct Child {
@@ -50,7 +51,7 @@ struct Child {
   absl::Time restart_time = absl::InfiniteFuture();
   absl::Duration pause = absl::ZeroDuration();
   int ready_fd = -1;
-  int64_t shown_bytes = 0;  // of the log, for echo
+  int64_t shown_bytes = 0;  // of the log, to echo or on_log_line
 };
 
 class Supervisor {
@@ -74,6 +75,8 @@ class Supervisor {
   // asked to stop again. False when something had to be killed.
   bool Stop(const std::vector<Child*>& children, int signal, absl::Duration timeout);
 
+  // Echoes and hands on what the children have logged by now. All that waits here does so too.
+  void ReadLogs();
   bool stop_requested() const { return stop_count_ > 0; }
   const std::vector<std::unique_ptr<Child>>& children() const { return children_; }
 
@@ -89,7 +92,6 @@ class Supervisor {
   void Reap();
   void ReadSignals();
   void ReadReady(Child* child);
-  void Echo();
   void Ended(Child* child, int wait_status);
 
   std::vector<std::unique_ptr<Child>> children_;

@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
@@ -34,6 +35,8 @@
 #include "app/supervisor.h"
 #include "app/up_file.h"
 #include "app/up_gateway.h"
+#include "google/protobuf/struct.pb.h"
+#include "google/protobuf/util/json_util.h"
 
 ABSL_FLAG(std::string, data, "",
           "directory of everything that `gaekju up` keeps; empty: /var/lib/gaekju for root, else "
@@ -50,6 +53,8 @@ ABSL_FLAG(std::string, postgres_directory, "",
 ABSL_FLAG(std::string, postgres_user, "postgres", "whom PostgreSQL runs as when this runs as root");
 ABSL_DECLARE_FLAG(std::string, storefronts);
 ABSL_DECLARE_FLAG(std::string, peers);
+ABSL_DECLARE_FLAG(double, check_seconds);
+ABSL_DECLARE_FLAG(bool, open_unproved);
 
 namespace gaekju::app {
 namespace {
@@ -138,6 +143,7 @@ class Up {
   absl::Status StartServers();
   absl::Status StartContexts();
   absl::Status SeedDemo();
+  void TellOfStorefronts(absl::string_view log_line);
   void Write();
   void PrintCommands();
   bool StopAll();
@@ -157,6 +163,7 @@ class Up {
   Child* nats_child_ = nullptr;
   std::map<std::string, Child*> contexts_;
   std::map<std::string, int> ports_, metrics_ports_;
+  std::set<std::string> closed_;  // storefronts whose file was refused, and that never were open
   bool ready_ = false;
 };
 
@@ -300,6 +307,12 @@ absl::Status Up::StartContexts() {
                          "--storefronts=" + storefronts_};
     if (name == "order" && !ContractFiles().empty())
       spec.process.argv.push_back("--contracts=" + absl::StrJoin(ContractFiles(), ","));
+    if (name == "order") {
+      spec.process.argv.push_back(
+          absl::StrCat("--check_seconds=", absl::GetFlag(FLAGS_check_seconds)));
+      if (absl::GetFlag(FLAGS_open_unproved)) spec.process.argv.push_back("--open_unproved");
+      spec.on_log_line = [this](absl::string_view line) { TellOfStorefronts(line); };
+    }
     for (const std::string& flag : passed_on_) spec.process.argv.push_back(flag);
     // By environment, because everybody may read a command line.
     spec.process.environment = {{"GAEKJU_DATABASE", postgres_->Dsn(name)},
@@ -361,6 +374,35 @@ absl::Status Up::SeedDemo() {
   return WriteFile(marker, absl::StrJoin(done, "\n"), 0644);
 }
 
+// What the order context says of its storefronts is told here too: a shop that does not open is
+// what its owner has come to see.
+void Up::TellOfStorefronts(absl::string_view log_line) {
+  if (!absl::StrContains(log_line, "storefront")) return;
+  google::protobuf::Struct line;
+  if (!google::protobuf::util::JsonStringToMessage(std::string(log_line), &line).ok()) return;
+  const auto field = [&line](const char* name) {
+    const auto it = line.fields().find(name);
+    return it == line.fields().end() ? "" : it->second.string_value();
+  };
+  const auto tell = [this](absl::string_view what, absl::string_view lines) {
+    progress_.Line(absl::StrCat(what, lines.empty() ? "" : ":\n          ",
+                                absl::StrReplaceAll(lines, {{"\n", "\n          "}})));
+  };
+  const std::string message = field("msg"), storefront = field("storefront");
+  if (absl::StartsWith(message, "storefront refused")) {
+    if (absl::StartsWith(field("serving"), "nothing")) closed_.insert(storefront);
+    tell(absl::StrCat("storefront ", storefront, " is refused, and serves ", field("serving")),
+         field("mistakes"));
+  } else if (absl::StartsWith(message, "storefront is open ")) {
+    tell(absl::StrCat("storefront ", storefront, ": ", message), field("reason"));
+  } else if (message == "storefront open") {
+    closed_.erase(storefront);
+    if (ready_) tell(absl::StrCat("storefront ", storefront, " is open"), "");
+  } else if (message == "proving a storefront before it opens") {
+    tell(absl::StrCat("proving storefront ", storefront, " before it opens"), "");
+  }
+}
+
 void Up::Write() {
   UpFile up{.pid = getpid(), .data = data_, .storefronts = storefronts_, .ready = ready_};
   up.postgres = {.pid = postgres_child_ == nullptr ? 0 : postgres_child_->pid,
@@ -398,7 +440,9 @@ void Up::PrintCommands() {
                         method);
   };
   std::string orders;
+  supervisor_.ReadLogs();
   for (const std::string& shop : ShopsIn(storefronts_)) {
+    if (closed_.contains(shop)) continue;
     absl::StatusOr<Demo> demo = ReadDemo(storefronts_, shop);
     absl::StatusOr<std::string> json = OrderJson(storefronts_, shop, demo.ok() ? *demo : Demo());
     if (!json.ok()) continue;  // the order context has told what is wrong with it
@@ -491,8 +535,8 @@ Command UpCommand() {
               "goes on with it. Flags of\n"
               "`gaekju serve` are passed on to the contexts. DIR/up.json says what runs where.\n",
           .flags = {"data", "port_base", "storefronts", "contracts", "verbose", "demo",
-                    "postgres_directory", "postgres_user", "gateway", "envoy", "web_port_base",
-                    "document_ports"},
+                    "check_seconds", "open_unproved", "postgres_directory", "postgres_user",
+                    "gateway", "envoy", "web_port_base", "document_ports"},
           .server_flags = true,
           .run = RunUp};
 }

@@ -115,7 +115,13 @@ absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(
   }
   std::unique_ptr<StorefrontBook> book(new StorefrontBook(std::move(options)));
   if (absl::Status status = book->LoadShops(); !status.ok()) return status;
+  const bool first = book->Shops().empty();
   if (absl::Status status = book->Look(/*starting=*/true); !status.ok()) return status;
+  // A first start opens all its shops at once. Later ones serve what they have.
+  while (first && book->Undecided()) {
+    std::this_thread::sleep_for(kStartPause);
+    if (absl::Status status = book->Look(/*starting=*/false); !status.ok()) return status;
+  }
 
   // An order context that has orders starts whatever is in its directory: they have to go on.
   const std::map<std::string, Shop> shops = book->Shops();
@@ -224,21 +230,33 @@ absl::Status StorefrontBook::Look(bool starting) {
     file.seen = text;
     const bool known = file.judged == text && !file.again && !(starting && text.has_value());
     if (!settled || known) continue;
-    const absl::Status status = text.has_value() ? Judge(name, *text, starting) : Close(IdOf(name));
+    absl::StatusOr<bool> decided = true;
+    if (text.has_value()) {
+      decided = Judge(name, *text, starting);
+    } else if (absl::Status closed = Close(IdOf(name)); !closed.ok()) {
+      decided = closed;
+    }
     file.judged = text;
-    file.again = !status.ok();
-    if (!status.ok()) result = status;
+    file.undecided = decided.ok() && !*decided;
+    file.again = !decided.ok() || file.undecided;
+    if (!decided.ok()) result = decided.status();
   }
   return result;
 }
 
-// Errors: those of the database, and UNAVAILABLE of `admit`; the text is judged again then.
-absl::Status StorefrontBook::Judge(const std::string& file, const std::string& text,
-                                   bool starting) {
+bool StorefrontBook::Undecided() {
+  std::lock_guard<std::mutex> poll_lock(poll_mutex_);
+  return std::any_of(files_.begin(), files_.end(),
+                     [](const auto& file) { return file.second.undecided; });
+}
+
+// Errors: those of the database; the text is judged again then.
+absl::StatusOr<bool> StorefrontBook::Judge(const std::string& file, const std::string& text,
+                                           bool starting) {
   absl::StatusOr<flow::Plan> parsed = flow::ParseStorefront(text, file, *options_.contracts);
   if (!parsed.ok()) {
     Refuse(file, parsed.status(), starting);
-    return absl::OkStatus();
+    return true;
   }
   auto plan = std::make_unique<const flow::Plan>(*std::move(parsed));
   const std::string id = plan->storefront;
@@ -246,10 +264,11 @@ absl::Status StorefrontBook::Judge(const std::string& file, const std::string& t
   const bool admitted = starting && opened_.count(id) != 0 && opened_[id] == revision;
   if (options_.admit && !admitted) {
     if (absl::Status status = options_.admit(*plan); absl::IsUnavailable(status)) {
-      return status;
+      if (starting) GoOn(file);
+      return false;
     } else if (!status.ok()) {
       Refuse(file, status, starting);
-      return absl::OkStatus();
+      return true;
     }
   }
   // Before any order can have it.
@@ -274,12 +293,11 @@ absl::Status StorefrontBook::Judge(const std::string& file, const std::string& t
     runtime::LogInfo("storefront open",
                      {{"storefront", id}, {"revision", revision}, {"revision_before", before}});
   }
-  return absl::OkStatus();
+  return true;
 }
 
 void StorefrontBook::Refuse(const std::string& file, const absl::Status& why, bool starting) {
   const std::string id = IdOf(file);
-  std::string last_text;
   {
     std::unique_lock lock(mutex_);
     Shop& shop = shops_[id];
@@ -293,18 +311,8 @@ void StorefrontBook::Refuse(const std::string& file, const absl::Status& why, bo
         TimeUtil::MicrosecondsToTimestamp(absl::ToUnixMicros(absl::Now()));
     for (absl::string_view mistake : absl::StrSplit(why.message(), '\n', absl::SkipEmpty()))
       refused.add_mistakes(std::string(mistake));
-    last_text = shop.text;
   }
-  // As if this process had been here when the file was changed: what was open then goes on.
-  if (starting && !last_text.empty() && files_[file].judged.has_value()) {
-    absl::StatusOr<flow::Plan> last = flow::ParseStorefront(last_text, "", *options_.contracts);
-    const flow::Plan* kept =
-        last.ok() ? Keep(std::make_unique<const flow::Plan>(*std::move(last))) : nullptr;
-    std::unique_lock lock(mutex_);
-    Shop& shop = shops_[id];
-    shop.plan = kept;
-    if (kept != nullptr) shop.listing.set_state(StorefrontListing::STATE_OPEN);
-  }
+  if (starting) GoOn(file);
   std::shared_lock lock(mutex_);
   const Shop& shop = shops_[id];
   runtime::LogError(
@@ -314,6 +322,21 @@ void StorefrontBook::Refuse(const std::string& file, const absl::Status& why, bo
        {"mistakes", why.message()},
        {"serving", shop.plan == nullptr ? "nothing: it takes no orders"
                                         : absl::StrCat("revision ", shop.plan->revision)}});
+}
+
+// As if this process had been here when the file was changed: what was open then goes on.
+void StorefrontBook::GoOn(const std::string& file) {
+  if (!files_[file].judged.has_value()) return;
+  const std::string id = IdOf(file);
+  const std::optional<Shop> known = FindShop(id);
+  if (!known.has_value() || known->text.empty() || known->plan != nullptr) return;
+  absl::StatusOr<flow::Plan> last = flow::ParseStorefront(known->text, "", *options_.contracts);
+  const flow::Plan* kept =
+      last.ok() ? Keep(std::make_unique<const flow::Plan>(*std::move(last))) : nullptr;
+  std::unique_lock lock(mutex_);
+  Shop& shop = shops_[id];
+  shop.plan = kept;
+  if (kept != nullptr) shop.listing.set_state(StorefrontListing::STATE_OPEN);
 }
 
 absl::Status StorefrontBook::Close(const std::string& storefront) {

@@ -50,10 +50,11 @@ struct StorefrontBookOptions {
       google::protobuf::DescriptorPool::generated_pool();
   // How often the directory is looked at. Zero: only by Poll().
   absl::Duration poll_period = absl::Seconds(1);
-  // Asked before a right text opens for the first time or again; null: all may. UNAVAILABLE: asked
-  // again at the next look. Any other error refuses the text, with one mistake a line. May take its
-  // time, and is called by one thread at once. What is open when the process ends is not asked
-  // about at the next start: a restart takes no longer because of it.
+  // Asked before a right text opens for the first time or again; null: all may. UNAVAILABLE: not
+  // decided yet, and asked again at the next look; nothing else waits for it, but for a first
+  // start, which has nothing to serve before. Any other error refuses the text, with one mistake a
+  // line. Called by one thread at once. What is open when the process ends is not asked about at
+  // the next start: a restart takes no longer because of it.
   std::function<absl::Status(const flow::Plan& plan)> admit = {};
 };
 
@@ -96,13 +97,17 @@ class StorefrontBook : public PlanBook {
     std::optional<std::string> seen;    // at the last look
     std::optional<std::string> judged;  // what was taken, refused, or found gone
     bool again = false;                 // it could not be judged: the next look tries again
+    bool undecided = false;             // `admit` wants to be asked again
   };
 
   explicit StorefrontBook(StorefrontBookOptions options) : options_(std::move(options)) {}
   absl::Status LoadShops();
   absl::Status Look(bool starting);
-  absl::Status Judge(const std::string& file, const std::string& text, bool starting);
+  // Whether the text is decided about; false: `admit` wants to be asked again.
+  absl::StatusOr<bool> Judge(const std::string& file, const std::string& text, bool starting);
+  bool Undecided();
   void Refuse(const std::string& file, const absl::Status& why, bool starting);
+  void GoOn(const std::string& file);
   absl::Status Close(const std::string& storefront);
   // Plans that are known already are kept.
   const flow::Plan* Keep(std::unique_ptr<const flow::Plan> plan) const;

@@ -21,6 +21,7 @@
 #include "runtime/log.h"
 #include "runtime/testing/postgres.h"
 #include "services/order/storefront_service.h"
+#include "services/order/verdict.h"
 
 namespace gaekju::order {
 namespace {
@@ -276,6 +277,60 @@ TEST_F(StorefrontBookTest, AWrongNewFileIsListedAsClosedUntilItGoes) {
   Remove("b.textproto");
   PollTwice(*book);
   EXPECT_FALSE(book->FindShop("b").has_value());
+}
+
+TEST_F(StorefrontBookTest, AFirstStartWaitsForWhatIsUndecidedAndALaterOneServesWhatItHas) {
+  Write("a.textproto", ShopText("a"));
+  Write("b.textproto", ShopText("b", "one"));
+  int asked = 0;
+  bool decided = true;
+  admit_ = [&](const flow::Plan&) {
+    return decided && ++asked > 4 ? absl::OkStatus() : absl::UnavailableError("is being proved");
+  };
+  auto book = Open();
+  EXPECT_NE(book->Current("a"), nullptr);
+  EXPECT_NE(book->Current("b"), nullptr);
+
+  decided = false;
+  const std::string before = RevisionOf(*book, "b");
+  Write("b.textproto", ShopText("b", "two"));
+  Write("c.textproto", ShopText("c"));
+  book = Open();
+  EXPECT_NE(book->Current("a"), nullptr);
+  EXPECT_EQ(RevisionOf(*book, "b"), before);  // goes on, as it did in the last process
+  EXPECT_EQ(book->Current("c"), nullptr);
+  book->Poll();
+  EXPECT_EQ(RevisionOf(*book, "b"), before);
+  decided = true;
+  book->Poll();
+  EXPECT_NE(RevisionOf(*book, "b"), before);
+  EXPECT_NE(book->Current("c"), nullptr);
+}
+
+TEST_F(StorefrontBookTest, AVerdictIsKeptUntilANewerCheckerHasAnother) {
+  const auto found = [&](const char* revision) {
+    const auto verdict = FindVerdict(pg_, "a", revision);
+    EXPECT_TRUE(verdict.ok()) << verdict.status();
+    return *verdict;
+  };
+  EXPECT_FALSE(found("1").has_value());
+  Verdict verdict{.kind = Verdict::Kind::kViolated,
+                  .checker_version = 2,
+                  .budget_ms = 5000,
+                  .told = "keeps money\n1. 주문"};
+  ASSERT_TRUE(KeepVerdict(pg_, "a", "1", verdict).ok());
+  EXPECT_FALSE(found("2").has_value());
+  EXPECT_EQ(found("1")->kind, Verdict::Kind::kViolated);
+  EXPECT_EQ(found("1")->checker_version, 2);
+  EXPECT_EQ(found("1")->budget_ms, 5000);
+  EXPECT_EQ(found("1")->told, verdict.told);
+  // A replica of an older release does not overrule it.
+  ASSERT_TRUE(
+      KeepVerdict(pg_, "a", "1", {.kind = Verdict::Kind::kProved, .checker_version = 1}).ok());
+  EXPECT_EQ(found("1")->kind, Verdict::Kind::kViolated);
+  ASSERT_TRUE(
+      KeepVerdict(pg_, "a", "1", {.kind = Verdict::Kind::kProved, .checker_version = 3}).ok());
+  EXPECT_EQ(found("1")->kind, Verdict::Kind::kProved);
 }
 
 TEST_F(StorefrontBookTest, WhatIsNotAdmittedIsRefused) {
