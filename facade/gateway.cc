@@ -246,6 +246,7 @@ std::string Listener(const GatewayOptions& options, const GatewayListener& liste
             "localReplyConfig": $LOCAL_REPLIES,
             "routeConfig": {"name": $NAME, "virtualHosts": [{
               "name": $NAME, "domains": ["*"], "typedPerFilterConfig": $CORS,
+              "responseHeadersToAdd": [{"header": {"key": "vary", "value": "origin"}, "appendAction": "APPEND_IF_EXISTS_OR_ADD"}],
               "routes": [$ROUTES,
                 {"match": {"prefix": "/", "headers": [{"name": "content-type", "stringMatch": {"prefix": "application/grpc"}}]},
                  "directResponse": {"status": 404, "body": {"inlineString": "there is nothing at this path"}}},

@@ -708,6 +708,7 @@ def test_FU_12_the_cors_preflight_is_legal(funshop):
     real = funshop.run(f"http :8088/carts/{one} Origin:{ORIGIN}")
     assert real.ok()["id"] == one and real.headers["access-control-allow-origin"] == ORIGIN
     assert real.headers["access-control-allow-credentials"] == "true"
+    assert "origin" in real.headers["vary"].lower(), "or a cache gives one origin's answer to another"
     stranger = funshop.send("OPTIONS", "/orders", headers={
         "Origin": "https://evil.example", "Access-Control-Request-Method": "POST"})
     assert "access-control-allow-origin" not in stranger.headers
