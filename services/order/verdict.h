@@ -1,8 +1,8 @@
 // verdict.h: what was found when a storefront's text was proved, kept in the order context's
 // database. Who proves is not known here (app/gate.h).
 //
-//   absl::StatusOr<std::optional<Verdict>> known = FindVerdict(pg, "fashion", plan.revision);
-//   absl::Status kept = KeepVerdict(pg, "fashion", plan.revision, {.kind =
+//   absl::StatusOr<std::optional<Verdict>> known = FindVerdict(pg, "my-shop", plan.revision);
+//   absl::Status kept = KeepVerdict(pg, "my-shop", plan.revision, {.kind =
 //   Verdict::Kind::kProved});
 //
 // REQUIRES: the order context's migrations have been applied.
