@@ -6,43 +6,18 @@
 #include <optional>
 #include <utility>
 
-#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "flow/plan.h"
 #include "flow/storefront.h"
-#include "gaekju/flow/v1/step.pb.h"
 #include "runtime/pg.h"
-#include "services/assignment/assignment.h"
-#include "services/cart/cart.h"
-#include "services/catalog/catalog.h"
-#include "services/delivery/delivery.h"
-#include "services/notification/notification.h"
 #include "services/order/order.h"
-#include "services/payment/payment.h"
-#include "services/store/store.h"
-#include "services/view/view.h"
 
 namespace gaekju::app {
 namespace {
 
-using flow::v1::Outcome;
-using flow::v1::StepRecord;
-using order::v1::Order;
-using order::v1::OrderRecord;
-
 constexpr int kPageRows = 5000;
-
-// Steps that take nothing which could be held, but leave a record of having been done.
-constexpr absl::string_view kRecordedMethods[] = {
-    "gaekju.assignment.v1.AssignmentService.AwaitPickup",
-    "gaekju.delivery.v1.DeliveryService.AwaitReceipt",
-    "gaekju.notification.v1.NotificationService.Notify",
-};
-constexpr absl::string_view kCheckOutMethod = "gaekju.cart.v1.CartService.CheckOut";
 
 // Reads tables of one database in one snapshot.
 class Reader {
@@ -61,24 +36,24 @@ class Reader {
   }
 
   // Calls `row` for every row, in key order.
-  template <class T>
   absl::Status Scan(const flow::Table& table,
-                    const std::function<void(const std::string& key, const T& row)>& row) {
+                    const std::function<void(const std::string& key,
+                                             const google::protobuf::Message& row)>& row) {
     const std::string sql = absl::StrCat("SELECT key, body FROM ", table.name,
                                          " WHERE key > $1 ORDER BY key LIMIT ", kPageRows);
     std::string after;
-    T message;
+    const std::unique_ptr<google::protobuf::Message> message(table.prototype->New());
     for (;;) {
       auto page = pg_->Query(sql, runtime::PgParams().Text(after));
       if (!page.ok()) return page.status();
       for (int i = 0; i < page->rows(); ++i) {
         after = std::string(page->Bytes(i, 0));
         const absl::string_view body = page->Bytes(i, 1);
-        if (!message.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+        if (!message->ParseFromArray(body.data(), static_cast<int>(body.size()))) {
           return absl::DataLossError(
-              absl::StrCat(table.name, " ", after, " is no ", message.GetTypeName()));
+              absl::StrCat(table.name, " ", after, " is no ", message->GetTypeName()));
         }
-        row(after, message);
+        row(after, *message);
       }
       if (page->rows() < kPageRows) return absl::OkStatus();
     }
@@ -89,594 +64,81 @@ class Reader {
   std::unique_ptr<runtime::PgConnection> pg_;
 };
 
-struct OrderFacts {
-  Order order;  // without its lines
-  bool visible = false;
-  int64_t due_time_us = 0;
-  std::vector<int> tasks;  // TaskState, as in the plan's steps
-  bool stable = false;     // the same when all else had been read
-};
-
-// What a context keeps of one step of an order.
-struct StepFacts {
-  Outcome outcome = Outcome::OUTCOME_UNSPECIFIED;
-  Outcome undo = Outcome::OUTCOME_UNSPECIFIED;
-  bool held() const { return outcome == Outcome::OUTCOME_DONE && undo != Outcome::OUTCOME_DONE; }
-  // A person may still answer it, and then it is held.
-  bool awaited() const {
-    return outcome == Outcome::OUTCOME_PENDING && undo == Outcome::OUTCOME_UNSPECIFIED;
-  }
-};
-
-struct PaymentFacts {
-  std::string payment_id;
-  payment::v1::Payment::State state = payment::v1::Payment::STATE_UNSPECIFIED;
-  std::string currency_code;
-  int64_t amount = 0;
-};
-
-class Auditor {
+// The databases, each read in one snapshot, but for the orders, which are read before and after all
+// others.
+class Databases : public sim::RowSource {
  public:
-  Auditor(const std::map<std::string, std::string>& dsns, const AuditOptions& options)
-      : dsns_(dsns), options_(options) {}
+  explicit Databases(const std::map<std::string, std::string>& dsns) : dsns_(dsns) {}
 
-  absl::StatusOr<AuditReport> Run() {
-    if (absl::Status status = ReadOrders(); !status.ok()) return status;
-    for (auto check :
-         {&Auditor::Payments, &Auditor::Catalog, &Auditor::Store, &Auditor::Deliveries,
-          &Auditor::Carts, &Auditor::Assignments, &Auditor::Notices, &Auditor::Views}) {
-      if (absl::Status status = (this->*check)(); !status.ok()) return status;
+  bool Has(const std::string& context) const override { return dsns_.contains(context); }
+  absl::Status Scan(const std::string& context, const flow::Table& table,
+                    const std::function<void(const std::string& key,
+                                             const google::protobuf::Message& row)>& row) override {
+    // A table that was read before is read anew.
+    Open& open = open_[context];
+    if (open.reader == nullptr || !open.tables.insert(&table).second) {
+      auto reader = Reader::Open(dsns_.at(context));
+      if (!reader.ok()) return reader.status();
+      open.reader = *std::move(reader);
+      open.tables = {&table};
     }
-    if (absl::Status status = ReadOrdersAgain(); !status.ok()) return status;
-    for (const auto& [id, facts] : orders_) CheckOrder(id, facts);
-    CheckOrphans();
-    CheckViews();
-    report_.order_count = static_cast<int64_t>(orders_.size());
-    return std::move(report_);
+    return open.reader->Scan(table, row);
   }
 
  private:
-  bool Has(const std::string& context) const { return dsns_.contains(context); }
-  absl::StatusOr<std::unique_ptr<Reader>> Open(const std::string& context) const {
-    return Reader::Open(dsns_.at(context));
-  }
-
-  void Violate(int invariant, const std::string& subject, const std::string& what) {
-    ++report_.violation_count;
-    report_.violations.push_back(
-        {invariant, subject, absl::StrCat("invariant ", invariant, ": ", subject, " ", what)});
-  }
-
-  absl::Status ReadOrders();
-  absl::Status ReadOrdersAgain();
-  absl::Status Payments();
-  absl::Status Catalog();
-  absl::Status Store();
-  absl::Status Deliveries();
-  absl::Status Carts();
-  absl::Status Assignments();
-  absl::Status Notices();
-  absl::Status Views();
-  void KeepStep(const std::string& context, const std::string& key, const StepRecord& step);
-  void CheckOrder(const std::string& id, const OrderFacts& facts);
-  void CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
-                  const flow::Plan& plan);
-  void CheckRecords(const std::string& subject, const std::string& id, const OrderFacts& facts,
-                    const flow::Plan& plan);
-  void CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
-                  const flow::Plan& plan);
-  void CheckOrphans();
-  void CheckViews();
-
+  struct Open {
+    std::unique_ptr<Reader> reader;
+    std::set<const flow::Table*> tables;
+  };
   const std::map<std::string, std::string>& dsns_;
-  const AuditOptions& options_;
-  AuditReport report_;
-  absl::flat_hash_map<std::string, OrderFacts> orders_;
-  absl::flat_hash_set<std::string> later_orders_;       // seen only the second time
-  absl::flat_hash_map<std::string, flow::Plan> plans_;  // by "<storefront>@<revision>"
-  absl::flat_hash_map<std::string, std::map<std::string, StepFacts>>
-      steps_;  // context -> "<order_id>/<step_id>"
-  absl::flat_hash_map<std::string, std::vector<PaymentFacts>> payments_;  // by order
-  absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_,
-      carts_;  // states by order
-  absl::flat_hash_map<std::string, std::vector<std::pair<int, std::string>>>
-      assignments_;                                                // state and agency, by order
-  absl::flat_hash_map<std::string, view::v1::OrderView> views_;    // without what is long
-  absl::flat_hash_map<std::string, int> notices_, notices_shown_;  // how many, by order
+  std::map<std::string, Open> open_;
 };
 
-std::string RevisionKey(const Order& order) {
-  return absl::StrCat(order.storefront(), "@", order.storefront_revision());
-}
+// The plans of all revisions that orders may run under.
+class Plans {
+ public:
+  absl::Status Read(sim::RowSource& rows, const AuditOptions& options,
+                    std::vector<AuditReport::Violation>* wrong) {
+    return rows.Scan(
+        "order", order::kStorefrontRevisions,
+        [&](const std::string& key, const google::protobuf::Message& row) {
+          const auto& revision = static_cast<const gaekju::order::v1::StorefrontRevision&>(row);
+          auto plan = flow::ParseStorefront(revision.textproto(), "", *options.contracts);
+          if (plan.ok()) {
+            plans_.emplace(key, *std::move(plan));
+            return;
+          }
+          const std::string subject = absl::StrCat("storefront ", key);
+          wrong->push_back({2, subject,
+                            absl::StrCat("invariant 2: ", subject,
+                                         " cannot be read any more: ", plan.status().message())});
+        });
+  }
+  const flow::Plan* Find(const std::string& key) const {
+    const auto it = plans_.find(key);
+    return it == plans_.end() ? nullptr : &it->second;
+  }
 
-absl::Status Auditor::ReadOrders() {
-  if (!Has("order"))
+ private:
+  std::map<std::string, flow::Plan> plans_;
+};
+
+absl::StatusOr<AuditReport> AuditOnce(const std::map<std::string, std::string>& dsns,
+                                      const AuditOptions& options) {
+  if (!dsns.contains("order"))
     return absl::InvalidArgumentError("an audit needs the order context's database");
-  auto reader = Open("order");
-  if (!reader.ok()) return reader.status();
-  absl::Status status = (*reader)->Scan<order::v1::StorefrontRevision>(
-      order::kStorefrontRevisions,
-      [&](const std::string& key, const order::v1::StorefrontRevision& revision) {
-        auto plan = flow::ParseStorefront(revision.textproto(), "", *options_.contracts);
-        if (plan.ok()) {
-          plans_.emplace(key, *std::move(plan));
-        } else {
-          Violate(2, absl::StrCat("storefront ", key),
-                  absl::StrCat("cannot be read any more: ", plan.status().message()));
-        }
-      });
-  if (!status.ok()) return status;
-  return (*reader)->Scan<OrderRecord>(
-      order::kOrders, [&](const std::string& key, const OrderRecord& record) {
-        OrderFacts& facts = orders_[key];
-        facts.order = record.order();
-        facts.order.clear_lines();
-        facts.visible = record.visible();
-        facts.due_time_us = record.due_time_us();
-        for (const auto& task : record.saga().tasks()) {
-          facts.tasks.push_back(task.undo_state() == order::v1::TASK_STATE_DONE ? -task.state()
-                                                                                : task.state());
-        }
-      });
-}
-
-absl::Status Auditor::ReadOrdersAgain() {
-  auto reader = Open("order");
-  if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<OrderRecord>(order::kOrders, [&](const std::string& key,
-                                                          const OrderRecord& record) {
-    ++report_.orders_by_state[record.order().state()];
-    auto it = orders_.find(key);
-    if (it == orders_.end()) {
-      later_orders_.insert(key);
-      return;
-    }
-    OrderFacts& facts = it->second;
-    facts.stable = facts.order.state() == record.order().state() &&
-                   facts.due_time_us == record.due_time_us() && facts.visible == record.visible() &&
-                   facts.order.status_code() == record.order().status_code();
-  });
-}
-
-void Auditor::KeepStep(const std::string& context, const std::string& key, const StepRecord& step) {
-  ++report_.step_count;
-  steps_[context][key] = {step.outcome(), step.undo()};
-}
-
-absl::Status Auditor::Payments() {
-  if (!Has("payment")) return absl::OkStatus();
-  auto reader = Open("payment");
-  if (!reader.ok()) return reader.status();
-  struct Transaction {
-    int64_t sum = 0, merchant = 0;
-    int entries = 0;
-    std::string currency_code;
-  };
-  absl::flat_hash_map<std::string, Transaction> transactions;
-  std::map<std::string, int64_t> totals;
-  absl::Status status = (*reader)->Scan<payment::v1::LedgerEntry>(
-      payment::kLedgerEntries, [&](const std::string&, const payment::v1::LedgerEntry& entry) {
-        ++report_.ledger_entry_count;
-        totals[entry.currency_code()] += entry.amount();
-        Transaction& transaction = transactions[entry.transaction_id()];
-        transaction.sum += entry.amount();
-        if (entry.account() == payment::kMerchantAccount) transaction.merchant += entry.amount();
-        ++transaction.entries;
-        transaction.currency_code = entry.currency_code();
-      });
-  if (!status.ok()) return status;
-  for (const auto& [currency, total] : totals) {
-    if (total != 0)
-      Violate(3, absl::StrCat("the ledger in ", currency),
-              absl::StrCat("sums to ", total, ", not to zero"));
-  }
-
-  // What each payment's state says must be in the ledger; what is left over then belongs to no
-  // payment.
-  auto expect = [&](const std::string& id, int64_t merchant) {
-    auto it = transactions.find(id);
-    if (it == transactions.end()) {
-      Violate(3, absl::StrCat("transaction ", id), "is missing in the ledger");
-      return;
-    }
-    const Transaction& t = it->second;
-    if (t.entries != 2 || t.sum != 0 || t.merchant != merchant) {
-      Violate(
-          3, absl::StrCat("transaction ", id),
-          absl::StrCat("has ", t.entries, " entries that sum to ", t.sum, " and give the merchant ",
-                       t.merchant, "; expected 2, 0 and ", merchant));
-    }
-    transactions.erase(it);
-  };
-  status = (*reader)->Scan<payment::v1::Payment>(
-      payment::kPayments, [&](const std::string& key, const payment::v1::Payment& payment) {
-        ++report_.payment_count;
-        KeepStep("payment", key, payment.step());
-        const bool awaited = payment.state() == payment::v1::Payment::STATE_AWAITED;
-        if (awaited != StepFacts{payment.step().outcome(), payment.step().undo()}.awaited()) {
-          Violate(3, absl::StrCat("payment ", key),
-                  absl::StrCat("is ", payment::v1::Payment::State_Name(payment.state()),
-                               ", which its step does not say"));
-        }
-        const bool refunded = payment.state() == payment::v1::Payment::STATE_REFUNDED;
-        const bool captured = payment.state() == payment::v1::Payment::STATE_CAPTURED;
-        if (captured || refunded) expect(key + "/capture", payment.amount().minor_units());
-        if (refunded) expect(key + "/refund", -payment.amount().minor_units());
-        payments_[payment.order_id()].push_back({payment.payment_id(), payment.state(),
-                                                 payment.amount().currency_code(),
-                                                 payment.amount().minor_units()});
-      });
-  for (const auto& [id, transaction] : transactions) {
-    Violate(3, absl::StrCat("transaction ", id), "is in the ledger, but no payment says so");
-  }
-  return status;
-}
-
-absl::Status Auditor::Catalog() {
-  if (!Has("catalog")) return absl::OkStatus();
-  auto reader = Open("catalog");
-  if (!reader.ok()) return reader.status();
-  absl::flat_hash_map<std::string, int64_t> held;
-  absl::Status status = (*reader)->Scan<catalog::v1::Reservation>(
-      catalog::kReservations,
-      [&](const std::string& key, const catalog::v1::Reservation& reservation) {
-        KeepStep("catalog", key, reservation.step());
-        if (reservation.state() != catalog::v1::Reservation::STATE_HELD) return;
-        for (const auto& line : reservation.lines()) held[line.product_id()] += line.quantity();
-      });
-  if (!status.ok()) return status;
-  return (*reader)->Scan<catalog::v1::Product>(
-      catalog::kProducts, [&](const std::string& key, const catalog::v1::Product& product) {
-        ++report_.product_count;
-        const int64_t reserved = held.contains(key) ? held[key] : 0;
-        if (product.reserved_count() != reserved) {
-          Violate(4, absl::StrCat("product ", key),
-                  absl::StrCat("has reserved_count ", product.reserved_count(),
-                               ", but orders hold ", reserved));
-        }
-        if (product.available_count() < 0) {
-          Violate(4, absl::StrCat("product ", key),
-                  absl::StrCat("has available_count ", product.available_count()));
-        }
-      });
-}
-
-absl::Status Auditor::Store() {
-  if (!Has("store")) return absl::OkStatus();
-  auto reader = Open("store");
-  if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<store::v1::Acceptance>(
-      store::kAcceptances, [&](const std::string& key, const store::v1::Acceptance& acceptance) {
-        KeepStep("store", key, acceptance.step());
-        acceptances_[acceptance.order_id()].push_back(acceptance.state());
-      });
-}
-
-absl::Status Auditor::Deliveries() {
-  if (!Has("delivery")) return absl::OkStatus();
-  auto reader = Open("delivery");
-  if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<delivery::v1::Delivery>(
-      delivery::kDeliveries, [&](const std::string& key, const delivery::v1::Delivery& delivery) {
-        KeepStep("delivery", key, delivery.step());
-        deliveries_[delivery.order_id()].push_back(delivery.state());
-        const StepRecord& receipt = delivery.receipt_step();
-        if (receipt.step_id().empty()) return;  // nobody waits for it
-        KeepStep("delivery", absl::StrCat(receipt.order_id(), "/", receipt.step_id()), receipt);
-        const bool on_its_way = delivery.state() == delivery::v1::Delivery::STATE_STARTED ||
-                                delivery.state() == delivery::v1::Delivery::STATE_IN_TRANSIT ||
-                                delivery.state() == delivery::v1::Delivery::STATE_DELIVERED;
-        if ((receipt.outcome() == Outcome::OUTCOME_PENDING) != on_its_way) {
-          Violate(5, absl::StrCat("delivery ", key),
-                  absl::StrCat("is ", delivery::v1::Delivery::State_Name(delivery.state()),
-                               ", and who waits for its receipt was told ",
-                               flow::v1::Outcome_Name(receipt.outcome())));
-        }
-      });
-}
-
-absl::Status Auditor::Carts() {
-  if (!Has("cart")) return absl::OkStatus();
-  auto reader = Open("cart");
-  if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<cart::v1::Cart>(
-      cart::kCarts, [&](const std::string& key, const cart::v1::Cart& cart) {
-        KeepStep("cart", key, cart.step());
-        carts_[cart.order_id()].push_back(cart.state());
-        const bool emptied = cart.state() == cart::v1::Cart::STATE_CANCELLED;
-        if (emptied != (cart.step().undo() == Outcome::OUTCOME_DONE)) {
-          Violate(1, absl::StrCat("cart ", key),
-                  absl::StrCat("is ", cart::v1::Cart::State_Name(cart.state()),
-                               ", which its step does not say"));
-        }
-      });
-}
-
-absl::Status Auditor::Assignments() {
-  if (!Has("assignment")) return absl::OkStatus();
-  auto reader = Open("assignment");
-  if (!reader.ok()) return reader.status();
-  using assignment::v1::Assignment;
-  absl::flat_hash_map<std::string, int64_t> assigned;  // by dealer
-  absl::Status status = (*reader)->Scan<Assignment>(
-      assignment::kAssignments, [&](const std::string& key, const Assignment& assignment) {
-        KeepStep("assignment", key, assignment.step());
-        if (assignment.has_assign_time())
-          assignments_[assignment.order_id()].emplace_back(assignment.state(),
-                                                           assignment.agency_name());
-        const bool live = assignment.state() == Assignment::STATE_ASSIGNED;
-        if (live) ++assigned[assignment.dealer_id()];
-        const StepRecord& pickup = assignment.pickup_step();
-        if (pickup.step_id().empty()) return;  // nobody waits for it
-        KeepStep("assignment", absl::StrCat(pickup.order_id(), "/", pickup.step_id()), pickup);
-        if ((pickup.outcome() == Outcome::OUTCOME_PENDING) != live) {
-          Violate(5, absl::StrCat("assignment ", key),
-                  absl::StrCat("is ", Assignment::State_Name(assignment.state()),
-                               ", and who waits for its pick-up was told ",
-                               flow::v1::Outcome_Name(pickup.outcome())));
-        }
-      });
-  if (!status.ok()) return status;
-  return (*reader)->Scan<assignment::v1::Dealer>(
-      assignment::kDealers, [&](const std::string& key, const assignment::v1::Dealer& dealer) {
-        const int64_t count = assigned.contains(key) ? assigned[key] : 0;
-        if (dealer.assigned_count() != count) {
-          Violate(4, absl::StrCat("dealer ", key),
-                  absl::StrCat("has assigned_count ", dealer.assigned_count(), ", but ", count,
-                               " orders"));
-        }
-        if (dealer.capacity() > 0 && count > dealer.capacity()) {
-          Violate(4, absl::StrCat("dealer ", key),
-                  absl::StrCat("has ", count, " orders, and room for ", dealer.capacity()));
-        }
-      });
-}
-
-absl::Status Auditor::Notices() {
-  if (!Has("notification")) return absl::OkStatus();
-  auto reader = Open("notification");
-  if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<notification::v1::Notice>(
-      notification::kNotices, [&](const std::string& key, const notification::v1::Notice& notice) {
-        if (notice.has_step()) KeepStep("notification", key, notice.step());  // else made by hand
-        if (!notice.order_id().empty()) ++notices_[notice.order_id()];
-      });
-}
-
-absl::Status Auditor::Views() {
-  if (!Has("view")) return absl::OkStatus();
-  auto reader = Open("view");
-  if (!reader.ok()) return reader.status();
-  return (*reader)->Scan<view::v1::OrderView>(
-      view::kOrderViews, [&](const std::string& key, const view::v1::OrderView& row) {
-        ++report_.view_count;
-        view::v1::OrderView& kept = views_[key];
-        kept = row;
-        kept.clear_lines();
-        kept.clear_timeline();
-        kept.clear_applied_versions();
-        kept.clear_notices();
-        if (row.notices_size() > 0) notices_shown_[key] = row.notices_size();
-      });
-}
-
-void Auditor::CheckOrder(const std::string& id, const OrderFacts& facts) {
-  const std::string subject =
-      absl::StrCat("order ", id, " (", Order::State_Name(facts.order.state()), ")");
-  const auto plan = plans_.find(RevisionKey(facts.order));
-  if (plan == plans_.end()) {
-    if (facts.stable)
-      Violate(2, subject,
-              absl::StrCat("runs under the unknown revision ", RevisionKey(facts.order)));
-    return;
-  }
-  if (!facts.stable) return;
-  switch (facts.order.state()) {
-    case Order::STATE_COMPLETED:
-    case Order::STATE_CANCELLED:
-    case Order::STATE_REJECTED:
-      CheckSteps(subject, id, facts, plan->second);
-      CheckRecords(subject, id, facts, plan->second);
-      CheckMoney(subject, id, facts, plan->second);
-      break;
-    default: {
-      // Under way: nothing may be forgotten.
-      const int64_t past_us = absl::ToUnixMicros(absl::Now()) - facts.due_time_us;
-      if (facts.due_time_us == 0) {
-        Violate(5, subject, "has not ended, and nothing will ever move it on");
-      } else if (past_us > absl::ToInt64Microseconds(options_.overdue)) {
-        Violate(5, subject, absl::StrCat("should have moved on ", past_us / 1'000'000, " s ago"));
-      }
-    }
-  }
-}
-
-void Auditor::CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
-                         const flow::Plan& plan) {
-  const Order::State state = facts.order.state();
-  for (int i = 0; i < plan.place_count && i < static_cast<int>(facts.tasks.size()); ++i) {
-    const flow::PlanStep& step = plan.steps[i];
-    if (step.undo_method.empty() || !Has(step.context)) continue;  // nothing that could be held
-    const auto& records = steps_[step.context];
-    const auto found = records.find(absl::StrCat(id, "/", step.id));
-    const bool held = found != records.end() && found->second.held();
-    if (state == Order::STATE_COMPLETED) {
-      if (!held)
-        Violate(
-            2, subject,
-            absl::StrCat("should hold ", step.context, "'s step \"", step.id, "\", and does not"));
-      continue;
-    }
-    const bool taken_back = state == Order::STATE_REJECTED ||
-                            std::any_of(plan.cancel_undos.begin(), plan.cancel_undos.end(),
-                                        [i](const flow::PlanUndo& undo) { return undo.step == i; });
-    if (taken_back && held) {
-      Violate(1, subject, absl::StrCat("still holds ", step.context, "'s step \"", step.id, "\""));
-    }
-    if (taken_back && found != records.end() && found->second.awaited()) {
-      Violate(1, subject,
-              absl::StrCat("is over, but ", step.context, "'s step \"", step.id,
-                           "\" can still be answered"));
-    }
-  }
-}
-
-// Steps that hold nothing: what they were to do is done. Of an order that was refused or cancelled,
-// only the notices say anything.
-void Auditor::CheckRecords(const std::string& subject, const std::string& id,
-                           const OrderFacts& facts, const flow::Plan& plan) {
-  const bool completed = facts.order.state() == Order::STATE_COMPLETED;
-  for (int i = 0; i < static_cast<int>(std::min(plan.steps.size(), facts.tasks.size())); ++i) {
-    const flow::PlanStep& step = plan.steps[i];
-    if (!Has(step.context)) continue;
-    const bool should_be_done =
-        facts.tasks[i] == order::v1::TASK_STATE_DONE && (completed || step.is_notice);
-    if (!should_be_done) continue;
-    if (absl::c_linear_search(kRecordedMethods, step.method)) {
-      const auto& records = steps_[step.context];
-      const auto found = records.find(absl::StrCat(id, "/", step.id));
-      if (found == records.end() || found->second.outcome != Outcome::OUTCOME_DONE) {
-        Violate(2, subject,
-                absl::StrCat("counts on ", step.context, "'s step \"", step.id,
-                             "\", which was not done"));
-      }
-    }
-    if (step.method == kCheckOutMethod &&
-        carts_[id] != std::vector<int>{cart::v1::Cart::STATE_PAID}) {
-      Violate(2, subject, "should have one cart, and that paid");
-    }
-  }
-}
-
-void Auditor::CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
-                         const flow::Plan& plan) {
-  const bool pays =
-      std::any_of(plan.steps.begin(), plan.steps.begin() + plan.place_count,
-                  [](const flow::PlanStep& step) { return step.context == "payment"; });
-  if (!pays || !Has("payment")) return;
-  int64_t held = 0;
-  int captures = 0;
-  if (auto it = payments_.find(id); it != payments_.end()) {
-    for (const PaymentFacts& payment : it->second) {
-      if (payment.state != payment::v1::Payment::STATE_CAPTURED) continue;
-      held += payment.amount;
-      ++captures;
-    }
-  }
-  const bool completed = facts.order.state() == Order::STATE_COMPLETED;
-  const int64_t price = facts.order.total().minor_units();
-  if (completed && (held != price || captures != 1)) {
-    Violate(3, subject, absl::StrCat("costs ", price, ", but ", captures, " captures hold ", held));
-  }
-  if (facts.order.state() == Order::STATE_REJECTED && held != 0)
-    Violate(3, subject, absl::StrCat("still holds ", held, " of money"));
-}
-
-void Auditor::CheckOrphans() {
-  for (const auto& [context, records] : steps_) {
-    for (const auto& [key, step] : records) {
-      if (!step.held()) continue;
-      const std::string order_id = key.substr(0, key.find('/'));
-      if (!orders_.contains(order_id) && !later_orders_.contains(order_id)) {
-        Violate(5, absl::StrCat(context, "'s step ", key),
-                "is held for an order that does not exist");
-      }
-    }
-  }
-}
-
-void Auditor::CheckViews() {
-  if (!Has("view")) return;
-  auto one = [](const absl::flat_hash_map<std::string, std::vector<int>>& states,
-                const std::string& id) -> std::optional<int> {
-    auto it = states.find(id);
-    if (it == states.end() || it->second.size() != 1) return std::nullopt;
-    return it->second[0];
-  };
-  for (const auto& [id, facts] : orders_) {
-    if (!facts.stable) continue;
-    const std::string subject = absl::StrCat("the view of order ", id);
-    const auto it = views_.find(id);
-    const bool shown = it != views_.end() && it->second.order_state() != Order::STATE_UNSPECIFIED;
-    // An order that was refused before it was taken says nothing on the bus, also where it is
-    // readable.
-    if (!facts.visible || !facts.order.has_place_time()) {
-      if (shown && facts.order.state() == Order::STATE_REJECTED)
-        Violate(6, subject, "shows an order that was never taken");
-      continue;
-    }
-    if (!shown) {
-      Violate(6, subject,
-              absl::StrCat("is missing; the order is ", Order::State_Name(facts.order.state())));
-      continue;
-    }
-    const view::v1::OrderView& row = it->second;
-    if (row.parked_size() > 0) {
-      Violate(6, subject,
-              absl::StrCat("waits for an event before ", row.parked(0).resource(), " version ",
-                           row.parked(0).version()));
-    }
-    auto differs = [&](const char* what, auto shown_value, auto real_value) {
-      if (shown_value != real_value)
-        Violate(6, subject,
-                absl::StrCat("says ", what, " ", shown_value, ", its source ", real_value));
-    };
-    const Order& order = facts.order;
-    differs("state", Order::State_Name(row.order_state()), Order::State_Name(order.state()));
-    differs("status", row.status_code(), order.status_code());
-    differs("number", row.number(), order.number());
-    differs("storefront", row.storefront(), order.storefront());
-    differs("customer", row.customer_id(), order.customer_id());
-    differs("customer's name", row.customer_name(), order.customer_name());
-    differs("total", row.total().minor_units(), order.total().minor_units());
-    if (order.has_cancel_time()) differs("cancelled", row.cancelled(), true);
-    // The other contexts were read while the order stood still, but a courier may have moved on
-    // since.
-    if (auto payments = payments_.find(id);
-        payments != payments_.end() && payments->second.size() == 1) {
-      const auto state = payments->second[0].state;
-      if (state == payment::v1::Payment::STATE_CAPTURED ||
-          state == payment::v1::Payment::STATE_REFUNDED) {
-        differs("payment", payment::v1::Payment::State_Name(row.payment_state()),
-                payment::v1::Payment::State_Name(state));
-        differs("payment's id", row.payment_id(), payments->second[0].payment_id);
-      }
-    }
-    if (auto state = one(acceptances_, id); state == store::v1::Acceptance::STATE_ACCEPTED ||
-                                            state == store::v1::Acceptance::STATE_DECLINED) {
-      differs("acceptance", store::v1::Acceptance::State_Name(row.acceptance_state()),
-              store::v1::Acceptance::State_Name(static_cast<store::v1::Acceptance::State>(*state)));
-    }
-    if (auto state = one(carts_, id); state.has_value() &&
-                                      state != cart::v1::Cart::STATE_UNSPECIFIED &&
-                                      state != cart::v1::Cart::STATE_CANCELLED) {
-      differs("cart", cart::v1::Cart::State_Name(row.cart_state()),
-              cart::v1::Cart::State_Name(static_cast<cart::v1::Cart::State>(*state)));
-    }
-    if (auto found = assignments_.find(id);
-        found != assignments_.end() && found->second.size() == 1) {
-      using assignment::v1::Assignment;
-      const auto& [state, agency_name] = found->second[0];
-      differs("assignment", Assignment::State_Name(row.assignment_state()),
-              Assignment::State_Name(static_cast<Assignment::State>(state)));
-      differs("agency", row.agency_name(), agency_name);
-    }
-    if (Has("notification")) {
-      auto count = [&](const absl::flat_hash_map<std::string, int>& counts) {
-        const auto found = counts.find(id);
-        return found == counts.end() ? 0 : std::min(found->second, view::kNoticesMax);
-      };
-      differs("notices", count(notices_shown_), count(notices_));
-    }
-    // A tombstone (cancelled before it began) publishes nothing.
-    if (auto state = one(deliveries_, id); state.has_value() &&
-                                           state != delivery::v1::Delivery::STATE_UNSPECIFIED &&
-                                           state != delivery::v1::Delivery::STATE_CANCELLED) {
-      differs(
-          "delivery", delivery::v1::Delivery::State_Name(row.delivery_state()),
-          delivery::v1::Delivery::State_Name(static_cast<delivery::v1::Delivery::State>(*state)));
-    }
-  }
+  Databases databases(dsns);
+  Plans plans;
+  std::vector<AuditReport::Violation> wrong;
+  if (absl::Status status = plans.Read(databases, options, &wrong); !status.ok()) return status;
+  auto report = sim::CheckInvariants(
+      &databases, {.now_us = absl::ToUnixMicros(absl::Now()),
+                   .overdue_us = absl::ToInt64Microseconds(options.overdue),
+                   .plan = [&plans](const std::string& key) { return plans.Find(key); }});
+  if (!report.ok()) return report;
+  report->violation_count += static_cast<int64_t>(wrong.size());
+  report->violations.insert(report->violations.end(), wrong.begin(), wrong.end());
+  return report;
 }
 
 }  // namespace
@@ -686,7 +148,7 @@ absl::StatusOr<AuditReport> Audit(const std::map<std::string, std::string>& dsns
   const absl::Time deadline = absl::Now() + options.settle;
   std::optional<std::set<std::string>> suspects;
   for (;;) {
-    absl::StatusOr<AuditReport> report = Auditor(dsns, options).Run();
+    absl::StatusOr<AuditReport> report = AuditOnce(dsns, options);
     if (!report.ok()) return report;
     // What was not wrong the time before may still be settling.
     const bool last = absl::Now() >= deadline;

@@ -4,19 +4,7 @@
 //   absl::StatusOr<AuditReport> report = Audit(dsns, {.settle = absl::Seconds(20)});
 //   for (const AuditReport::Violation& v : report->violations) std::cerr << v.text << "\n";
 //
-//   1. A REJECTED or CANCELLED order holds nothing that its flow takes back: no money, stock,
-//   acceptance, shipment, cart or dealer; and nobody can still answer a step of it (pay what was
-//   awaited).
-//   2. A COMPLETED order holds what its flow says: each step of `place` done once and not undone;
-//   its cart is paid, its receipt or pick-up confirmed, and whoever was to be told was told.
-//   3. The ledger sums to zero, per currency and per transaction; a payment has the entries of its
-//   state and no others; what an
-//      order's payments hold is its price or nothing.
-//   4. A product's reserved_count is what live reservations hold, and available_count is not
-//   negative; a dealer's assigned_count is what is assigned, and no more than its capacity.
-//   5. Nothing is held for an order that does not exist; an order that has not ended has a time at
-//   which it goes on, not long past.
-//   6. A view row equals its sources; refused orders that nobody may see have none.
+// What must hold stands in sim/invariants.h.
 //
 // Each database is read in one snapshot; orders are read before and after all others, and only
 // those that did not change in between are compared across databases. So it may run beside traffic.
@@ -32,8 +20,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "gaekju/order/v1/order.pb.h"
 #include "google/protobuf/descriptor.h"
+#include "sim/invariants.h"
 
 namespace gaekju::app {
 
@@ -48,19 +36,7 @@ struct AuditOptions {
       google::protobuf::DescriptorPool::generated_pool();
 };
 
-struct AuditReport {
-  struct Violation {
-    int invariant = 0;
-    std::string subject;  // what is wrong: "order 019a…", "product TV"
-    std::string text;     // the whole sentence
-  };
-  std::vector<Violation> violations;
-  int64_t violation_count = 0;
-  int64_t order_count = 0, payment_count = 0, ledger_entry_count = 0, product_count = 0,
-          step_count = 0, view_count = 0;
-  // Orders by state, as read last.
-  std::map<gaekju::order::v1::Order::State, int64_t> orders_by_state;
-};
+using AuditReport = sim::InvariantReport;
 
 // `dsns`: context -> libpq connection string. Contexts that are missing are not looked at.
 // Errors: those of the connections.

@@ -28,6 +28,7 @@ Command AuditCommand();
 Command CallCommand();
 Command CheckCommand();
 Command SeedCommand();
+Command SimulateCommand();
 Command DeadCommand();
 Command FacadeCommand();
 Command GatewayConfigCommand();

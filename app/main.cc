@@ -22,8 +22,9 @@ namespace gaekju::app {
 namespace {
 
 std::vector<Command> Commands() {
-  return {UpCommand(),    ServeCommand(), CheckCommand(), CallCommand(),   LoadCommand(),
-          AuditCommand(), DeadCommand(),  SeedCommand(),  FacadeCommand(), GatewayConfigCommand()};
+  return {UpCommand(),   ServeCommand(),    CheckCommand(),        CallCommand(),
+          LoadCommand(), SimulateCommand(), AuditCommand(),        DeadCommand(),
+          SeedCommand(), FacadeCommand(),   GatewayConfigCommand()};
 }
 
 std::string Overview() {

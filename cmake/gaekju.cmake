@@ -13,7 +13,7 @@
 # Protobuf and Abseil, and its files are read by the purity test for includes that would let them in (tests/build/purity.py).
 
 # From the lowest to the highest. A target may depend on its own layer and on those before it.
-set(GAEKJU_LAYERS proto flow runtime services check facade app tests bench)
+set(GAEKJU_LAYERS proto flow runtime services check sim facade app tests bench)
 
 set(GAEKJU_GENERATED_DIR ${CMAKE_BINARY_DIR}/generated)
 set(GAEKJU_DESCRIPTOR_SET ${CMAKE_BINARY_DIR}/gaekju.binpb)

@@ -423,7 +423,11 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
       t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
     completed = completed && t.state() == TASK_STATE_DONE;
   }
-  if (completed && !order_.has_end_time()) *order_.mutable_end_time() = ToTimestamp(now_us_);
+  if (completed && !order_.has_end_time()) {
+    *order_.mutable_end_time() = ToTimestamp(now_us_);
+    // Its last step was done while the cancel was under way: nobody was told yet.
+    if (!cancel_was_accepted_) facts_.push_back(Fact::kCompleted);
+  }
   SetState(completed ? Order::STATE_COMPLETED : Order::STATE_PLACED);
 }
 

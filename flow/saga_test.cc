@@ -444,6 +444,24 @@ TEST(Cancel, ARefusedCancelLeavesTheOrderAsItWas) {
   EXPECT_EQ(h.Undone("reserve"), "cancel completed; cancel answered");
 }
 
+// Found by the exploration: nobody looked at it again, and the order was PLACED for ever.
+TEST(Cancel, WhatIsRefusedWhileItIsTakenBackCountsOnceTheCancelIsRefused) {
+  std::string text = kAskedCancel;
+  const std::string call = R"(step { id: "seller" call: "store.AcceptOrder" via: GRPC)";
+  ASSERT_NE(text.find(call), std::string::npos) << text;
+  text.replace(text.find(call), call.size(),
+               R"(step { id: "seller" call: "store.AcceptOrder" via: JETSTREAM)");
+  const std::string after = R"(undo: "reserve" after: "deliver")";
+  text.replace(text.find(after), after.size(), R"(undo: "reserve" after: "seller")");
+  House h(text);
+  h.Place();
+  h.Done("reserve");
+  EXPECT_EQ(h.Cancel(), "done: ask seller; cancel accepted; cancel answered");
+  EXPECT_EQ(h.Refused("deliver"), "cancel answered");
+  EXPECT_EQ(h.Refused("seller"), "undo reserve; cancel refused; rejected");
+  EXPECT_EQ(h.Undone("reserve"), "reject completed");
+}
+
 TEST(Cancel, AnUnreachableContextRefusesItAndIsTakenBack) {
   House h(kAskedCancel);
   h.Place();
@@ -621,7 +639,7 @@ TEST(Cancel, IsTooLateAlsoWhenTheStepIsDoneWhileItIsBeingAskedFor) {
   h.Done("stock");
   h.Done("deliver");
   EXPECT_EQ(h.Cancel(), "wait: ask seller");
-  EXPECT_EQ(h.Done("receive"), "undo seller; ask tell-received; cancel refused");
+  EXPECT_EQ(h.Done("receive"), "undo seller; ask tell-received; cancel refused; completed");
   EXPECT_EQ(h.State(), "COMPLETED");
   EXPECT_EQ(Localized(h.record.saga().cancel_refusal()).front(), "CANCEL_TOO_LATE");
   EXPECT_EQ(h.Done("seller"), "ask tell-seller") << "it was done, though in vain";

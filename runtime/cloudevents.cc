@@ -11,8 +11,9 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/time.h"
 #include "flow/check.h"
+#include "flow/values.h"
+#include "google/protobuf/util/time_util.h"
 
 namespace gaekju::runtime {
 namespace {
@@ -302,6 +303,18 @@ void AddHeader(absl::string_view name, absl::string_view value, Headers* headers
   if (!value.empty()) headers->emplace_back(absl::StrCat("ce-", name), Escape(value));
 }
 
+// RFC 3339 in UTC, always with six digits of a second: the text of whole seconds is the library's.
+std::string FormatTime(int64_t time_us) {
+  google::protobuf::Timestamp time = flow::ToTimestamp(time_us);
+  const int micros = time.nanos() / 1000;
+  time.set_nanos(0);
+  std::string text = google::protobuf::util::TimeUtil::ToString(time);  // "2026-11-21T13:05:38Z"
+  text.pop_back();
+  const std::string digits = absl::StrCat(1'000'000 + micros);
+  absl::StrAppend(&text, ".", digits.substr(1), "Z");
+  return text;
+}
+
 Headers BinaryHeaders(absl::string_view source, absl::string_view id, const Envelope& e) {
   Headers headers;
   headers.reserve(14);
@@ -309,10 +322,7 @@ Headers BinaryHeaders(absl::string_view source, absl::string_view id, const Enve
   AddHeader("source", absl::StrCat(kSourcePrefix, source), &headers);
   AddHeader("specversion", kSpecVersion, &headers);
   AddHeader("type", e.type, &headers);
-  AddHeader(kTime,
-            absl::FormatTime("%Y-%m-%dT%H:%M:%E6SZ", absl::FromUnixMicros(e.time_us),
-                             absl::UTCTimeZone()),
-            &headers);
+  AddHeader(kTime, FormatTime(e.time_us), &headers);
   AddHeader(kDataContentType, kBinaryContentType, &headers);
   AddHeader(kSubject, SubjectAttribute(e), &headers);
   AddHeader(kOrderId, e.order_id, &headers);
@@ -566,12 +576,11 @@ absl::Status ReadHeaders(const Place& place, const Headers& headers, absl::strin
     } else if (key == "type") {
       e.type = std::move(value);
     } else if (key == kTime) {
-      absl::Time time;
-      std::string error;
-      if (!absl::ParseTime(absl::RFC3339_full, value, &time, &error)) {
+      google::protobuf::Timestamp time;
+      if (!google::protobuf::util::TimeUtil::FromString(value, &time)) {
         return absl::InvalidArgumentError(absl::StrCat("time is not RFC 3339: '", value, "'"));
       }
-      e.time_us = absl::ToUnixMicros(time);
+      e.time_us = flow::ToMicros(time);
     } else if (key == kSubject) {
       subject = std::move(value);
     } else if (key == kOrderId) {

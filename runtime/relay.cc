@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "flow/check.h"
 #include "runtime/cloudevents.h"
+#include "runtime/stream_loss.h"
 
 namespace gaekju::runtime {
 namespace {
@@ -36,21 +37,10 @@ Clock::duration ToClock(absl::Duration d) {
   return std::chrono::microseconds(absl::ToInt64Microseconds(d));
 }
 
-const char* StreamOf(absl::string_view subject) {
-  if (absl::StartsWith(subject, "gaekju.command.")) return kCommandsStream;
-  if (absl::StartsWith(subject, "gaekju.answer.")) return kAnswersStream;
-  if (absl::StartsWith(subject, "gaekju.event.")) return kEventsStream;
-  return kDeadStream;
-}
-
 int64_t SizeOf(const OutboxRow& row) { return static_cast<int64_t>(row.body.size()) + 512; }
 
-// How far the stream had come when it last acknowledged something of ours.
-struct Position {
-  int64_t created_ns = 0;
-  int64_t last_seq = 0;
-};
-using Positions = std::map<std::string, Position>;
+using Position = StreamPosition;
+using Positions = StreamPositions;
 
 struct Pending {
   enum class State { kWaiting, kInFlight, kStored };
@@ -168,7 +158,7 @@ BusMessage Relay::Core::MessageOf(const OutboxRow& row, absl::string_view suffix
   BusMessage message;
   message.subject = row.subject;
   message.msg_id =
-      absl::StrCat(options.context, ":", row.incarnation, ":", row.seq, ":", epoch, suffix);
+      absl::StrCat(OutboxMessageId(options.context, row.incarnation, row.seq, epoch), suffix);
   message.headers = row.headers;
   message.body = row.body;
   return message;
@@ -390,46 +380,18 @@ absl::Status Relay::Core::Compare() {
   }
   auto streams = bus->Streams();
   if (!streams.ok()) return streams.status();
-  std::string why;
-  for (const auto& [stream, position] : remembered) {
-    // Who went back knows better than our memory.
-    if (position.last_seq == 0 || stored_epoch != of_epoch) continue;
-    Position& merged = known[stream];
-    if (merged.created_ns == position.created_ns) {
-      merged.last_seq = std::max(merged.last_seq, position.last_seq);
-    } else {
-      merged = position;
-    }
+  Positions present;
+  for (const StreamState& state : *streams) {
+    present[state.name] = {state.created_ns, static_cast<int64_t>(state.last_seq)};
   }
-  for (StreamState& state : *streams) {
-    const auto lost = twice.find(state.name);
-    if (lost == twice.end()) continue;
-    absl::StrAppend(&why, why.empty() ? "" : "; ", state.name, " gave out sequence ",
-                    lost->second + 1, " twice");
-    state.last_seq = std::min(state.last_seq, static_cast<uint64_t>(lost->second));
-  }
-  for (const auto& [name, position] : known) {
-    if (position.last_seq == 0) continue;
-    const auto it = std::find_if(streams->begin(), streams->end(),
-                                 [&](const auto& s) { return s.name == name; });
-    if (it == streams->end()) {
-      absl::StrAppend(&why, why.empty() ? "" : "; ", name, " is gone");
-    } else if (it->created_ns != position.created_ns) {
-      absl::StrAppend(&why, why.empty() ? "" : "; ", name, " was made anew");
-    } else if (static_cast<int64_t>(it->last_seq) < position.last_seq) {
-      absl::StrAppend(&why, why.empty() ? "" : "; ", name, " ends at ", it->last_seq, " and had ",
-                      position.last_seq);
-    }
-  }
+  // Who went back knows better than our memory.
+  if (stored_epoch == of_epoch) MergePositions(remembered, &known);
+  const StreamLoss loss = CompareStreams(known, twice, present);
+  const std::string& why = loss.why;
   if (!why.empty()) {
-    // What is left of what we know.
-    Positions left;
-    for (const StreamState& state : *streams) {
-      left[state.name] = {state.created_ns, 0};
-      const auto it = known.find(state.name);
-      if (it == known.end() || it->second.created_ns != state.created_ns) continue;
-      left[state.name].last_seq =
-          std::min(it->second.last_seq, static_cast<int64_t>(state.last_seq));
+    const Positions& left = loss.left;
+    for (StreamState& state : *streams) {
+      state.last_seq = static_cast<uint64_t>(loss.present.at(state.name).last_seq);
     }
     if (absl::Status status = GoBack(*streams, left, stored_epoch, why); !status.ok())
       return status;
@@ -474,8 +436,8 @@ absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const 
   }
   const PgParams now = PgParams().Array(names).Array(created).Array(last);
   pg->Add("BEGIN");
-  pg->Add("UPDATE relay_epoch SET epoch = epoch + 1 WHERE epoch = $1 RETURNING epoch",
-          PgParams().Int(stored_epoch));
+  pg->Add("UPDATE relay_epoch SET epoch = $2 WHERE epoch = $1 RETURNING epoch",
+          PgParams().Int(stored_epoch).Int(EpochAfterLoss(stored_epoch)));
   auto bumped = pg->Run();
   if (!bumped.ok() || (*bumped)[1].rows() == 0) {
     if (pg->ok()) (void)pg->Query("ROLLBACK");

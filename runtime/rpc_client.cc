@@ -15,6 +15,7 @@
 #include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "flow/check.h"
+#include "flow/turn_run.h"
 #include "google/rpc/code.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
@@ -343,27 +344,7 @@ Breaker::State RpcClient::breaker_state(absl::string_view context) const {
 }
 
 flow::StepResult ClassifyResult(const flow::Call& call, UnaryResult result) {
-  flow::StepResult out;
-  out.order_id = call.order_id;
-  out.step_id = call.step_id;
-  out.undo = call.undo;
-  switch (result.status.code()) {
-    case google::rpc::OK:
-      out.outcome = result.pending ? flow::Outcome::OUTCOME_PENDING : flow::Outcome::OUTCOME_DONE;
-      out.payload = std::move(result.payload);
-      return out;
-    case google::rpc::INVALID_ARGUMENT:
-    case google::rpc::NOT_FOUND:
-    case google::rpc::ALREADY_EXISTS:
-    case google::rpc::FAILED_PRECONDITION:
-    case google::rpc::OUT_OF_RANGE:
-      out.outcome = flow::Outcome::OUTCOME_REFUSED;
-      break;
-    default:
-      out.unreachable = true;
-  }
-  out.payload = result.status.SerializeAsString();
-  return out;
+  return flow::ResultOfCall(call, result.status, result.pending, std::move(result.payload));
 }
 
 }  // namespace gaekju::runtime

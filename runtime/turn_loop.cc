@@ -5,7 +5,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "google/protobuf/descriptor.h"
 #include "google/rpc/code.pb.h"
 #include "runtime/cloudevents.h"
 
@@ -18,8 +17,6 @@ using google::protobuf::Message;
 // caller.
 constexpr int64_t kAnswerTravelUs = 20000;
 constexpr int64_t kRetryAfterUs = 1000000;
-// A B-tree entry of PostgreSQL holds at most 2,704 bytes.
-constexpr size_t kKeyBytesMax = 1024;
 // Turns whose results wait to be handed out; then the loop waits.
 constexpr size_t kFinishedMax = 4;
 constexpr int kTimerKeysMax = 512;
@@ -34,34 +31,18 @@ int64_t SteadyUs() {
 
 }  // namespace
 
-struct TurnLoop::Item {
-  enum class Kind { kRequest, kCommand, kEvent, kResult, kTimer };
-  Kind kind = Kind::kRequest;
-  const flow::Handler* handler = nullptr;
-  std::unique_ptr<Message> message;
-  flow::Caller caller;
-  std::string order_id, step_id;  // kCommand
-  bool undo = false;
-  flow::StepResult result;  // kResult
-  std::string timer_key;    // kTimer
+struct TurnLoop::Item : flow::TurnItem {
   int64_t deadline_us = 0;  // kRequest
   uint64_t ticket = 0;
   bool cancelled = false;  // guarded by mutex_
   std::function<void(flow::Answer)> done;
   std::function<void(absl::Status)> settled;
-
-  bool has_keys = false;
-  std::vector<flow::RowKey> keys;
-  bool is_bad = false;  // refused without a handler: `answer` is the refusal
-  flow::Answer answer;
-  int retries = 0;
 };
 
 // What a committed turn leaves to hand out.
 struct TurnLoop::Finished {
   Items items;
   Answered answered;
-  Answered resolved;
   std::vector<std::pair<std::string, flow::Answer>> resolutions;
   std::vector<flow::Call> calls;
   std::vector<flow::Resend> resends;
@@ -81,16 +62,9 @@ TurnLoop::TurnLoop(const flow::Context& context, Options options, TurnOutputs ou
       options_(std::move(options)),
       outputs_(std::move(outputs)),
       store_({options_.pg, context.tables, options_.failpoint, options_.now_us}),
+      runner_(context, options_.item_retries_max),
       gate_(std::make_shared<Gate>()) {
   gate_->loop = this;
-  const auto* pool = google::protobuf::DescriptorPool::generated_pool();
-  for (const auto& handler : context.handlers) {
-    handlers_[handler->name()] = handler.get();
-    if (const auto* method = pool->FindMethodByName(handler->name())) {
-      response_types_[handler.get()] = method->output_type()->full_name();
-    }
-  }
-  for (const auto& handler : context.events) events_[handler->name()] = handler.get();
 }
 
 TurnLoop::~TurnLoop() {
@@ -147,10 +121,10 @@ void TurnLoop::Stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     for (auto& item : queue_) left.push_back(std::move(item));
-    for (auto& [key, item] : waiters_) left.push_back(std::move(item));
+    for (auto& item : waiters_.TakeIf([](const Item&) { return true; })) {
+      left.push_back(std::move(item));
+    }
     queue_.clear();
-    waiters_.clear();
-    waiting_tickets_.clear();
     queued_tickets_.clear();
     queued_requests_ = queue_depth_ = waiter_count_ = 0;
   }
@@ -159,16 +133,6 @@ void TurnLoop::Stop() {
 }
 
 int64_t TurnLoop::Now() const { return options_.now_us ? options_.now_us() : SystemNowUs(); }
-
-const flow::Handler* TurnLoop::FindHandler(absl::string_view method) const {
-  const auto it = handlers_.find(method);
-  return it == handlers_.end() ? nullptr : it->second;
-}
-
-const flow::Handler* TurnLoop::FindEvent(absl::string_view type) const {
-  const auto it = events_.find(type);
-  return it == events_.end() ? nullptr : it->second;
-}
 
 // ---------------------------------------------------------------- taking items in
 
@@ -223,11 +187,8 @@ void TurnLoop::Cancel(uint64_t ticket) {
     it->second->cancelled = true;
     return;
   }
-  const auto it = waiting_tickets_.find(ticket);
-  if (it == waiting_tickets_.end()) return;
-  gone = std::move(it->second->second);
-  waiters_.erase(it->second);
-  waiting_tickets_.erase(it);
+  gone = waiters_.Take(ticket);
+  if (gone == nullptr) return;
   waiter_count_ = static_cast<int>(waiters_.size());
   if (IsQuiet()) quiet_.notify_all();
 }
@@ -365,14 +326,8 @@ void TurnLoop::ExpireWaiting() {
     const auto is_expired = [&](const Item& item) {
       return item.deadline_us != 0 && item.deadline_us - kAnswerTravelUs <= now_us;
     };
-    for (auto it = waiters_.begin(); it != waiters_.end();) {
-      if (is_expired(*it->second)) {
-        waiting_tickets_.erase(it->second->ticket);
-        expired.emplace_back(std::move(it->second), flow::Answer());
-        it = waiters_.erase(it);
-      } else {
-        ++it;
-      }
+    for (auto& item : waiters_.TakeIf(is_expired)) {
+      expired.emplace_back(std::move(item), flow::Answer());
     }
     waiter_count_ = static_cast<int>(waiters_.size());
     // What is queued expires here only when no turn would take it soon.
@@ -486,115 +441,15 @@ stopped:
   }
 }
 
-void TurnLoop::CollectKeys(Item& item) {
-  if (item.has_keys) return;
-  item.has_keys = true;
-  switch (item.kind) {
-    case Item::Kind::kCommand:  // Requests were validated by Submit
-      item.answer.status = item.handler->Validate(*item.message);
-      if (item.answer.status.code() != 0) {
-        item.answer.kind = flow::Answer::Kind::kRefused;
-        item.is_bad = true;
-        return;
-      }
-      [[fallthrough]];
-    case Item::Kind::kRequest:
-    case Item::Kind::kEvent:
-      item.handler->Keys(*item.message, item.caller, &item.keys);
-      break;
-    case Item::Kind::kResult:
-      context_.result_keys(item.result, &item.keys);
-      break;
-    case Item::Kind::kTimer:
-      context_.timer.keys(item.timer_key, &item.keys);
-      break;
-  }
-  for (const flow::RowKey& key : item.keys) {
-    if (key.key.size() <= kKeyBytesMax && key.key.find('\0') == std::string::npos) continue;
-    item.is_bad = true;
-    item.keys.clear();
-    item.answer = flow::Refuse(
-        google::rpc::INVALID_ARGUMENT, context_.service, "FIELD_INVALID",
-        absl::StrCat("a key is longer than ", kKeyBytesMax, " bytes, or holds a zero byte"));
-    return;
-  }
-}
-
-void TurnLoop::HandleItem(Item& item, flow::Turn& turn) {
-  turn.set_traceparent(item.caller.traceparent);
-  if (!item.is_bad) {
-    switch (item.kind) {
-      case Item::Kind::kRequest:
-      case Item::Kind::kCommand:
-      case Item::Kind::kEvent:
-        item.answer = item.handler->Handle(*item.message, item.caller, turn);
-        break;
-      case Item::Kind::kResult:
-        context_.on_result(item.result, turn);
-        break;
-      case Item::Kind::kTimer:
-        context_.timer.due(item.timer_key, turn);
-        break;
-    }
-  }
-  if (item.answer.kind == flow::Answer::Kind::kRetry) {
-    if (++item.retries <= options_.item_retries_max) {
-      item.keys.insert(item.keys.end(), item.answer.more_keys.begin(), item.answer.more_keys.end());
-      return;
-    }
-    item.answer = flow::Refuse(google::rpc::ABORTED, context_.service, "TOO_MANY_RETRIES",
-                               "the rows kept changing");
-  }
-  if (item.kind == Item::Kind::kCommand) AnswerCommand(item, turn);
-}
-
-void TurnLoop::AnswerCommand(Item& item, flow::Turn& turn) {
-  // Without its ids nobody could tell what the answer is to.
-  if (item.caller.reply_to.empty() || item.order_id.empty() || item.step_id.empty()) return;
-  flow::Envelope envelope;
-  envelope.kind = flow::Envelope::Kind::kAnswer;
-  envelope.to = item.caller.reply_to;
-  envelope.order_id = item.order_id;
-  envelope.step_id = item.step_id;
-  envelope.undo = item.undo;
-  const auto type = response_types_.find(item.handler);
-  if (type != response_types_.end()) envelope.type = type->second;
-  switch (item.answer.kind) {
-    case flow::Answer::Kind::kDone:
-      envelope.outcome = flow::Outcome::OUTCOME_DONE;
-      envelope.payload = item.answer.payload;
-      break;
-    case flow::Answer::Kind::kRefused:
-      envelope.outcome = flow::Outcome::OUTCOME_REFUSED;
-      envelope.type = item.answer.status.GetTypeName();
-      envelope.payload = item.answer.status.SerializeAsString();
-      break;
-    case flow::Answer::Kind::kPending:
-      envelope.outcome = flow::Outcome::OUTCOME_PENDING;
-      break;
-    case flow::Answer::Kind::kWait:  // whoever asked asks again
-    case flow::Answer::Kind::kRetry:
-      return;
-  }
-  turn.Send(std::move(envelope));
-}
-
 absl::Status TurnLoop::TryTurn(Items& items, Finished* finished) {
   const int64_t start_us = SteadyUs();
-  std::vector<flow::RowKey> keys;
-  absl::flat_hash_set<flow::RowKey> seen;
-  for (auto& item : items) {
-    CollectKeys(*item);
-    for (const flow::RowKey& key : item->keys) {
-      if (seen.insert(key).second) keys.push_back(key);
-    }
-  }
+  const std::vector<flow::RowKey> keys = runner_.Keys(items);
   last_now_us_ = std::max(last_now_us_, Now());
   flow::Turn turn(last_now_us_);
   if (absl::Status status = store_.Load(keys, &turn); !status.ok()) return status;
   const int64_t loaded_us = SteadyUs();
 
-  for (auto& item : items) HandleItem(*item, turn);
+  runner_.Handle(items, turn);
   std::vector<OutboxRow> rows;
   if (!turn.envelopes().empty()) {
     const std::string id_prefix = absl::StrCat(store_.incarnation(), "-", store_.next_seq());
@@ -635,43 +490,20 @@ absl::Status TurnLoop::TryTurn(Items& items, Finished* finished) {
 
 void TurnLoop::Finish(std::unique_ptr<Finished> finished) {
   std::unique_lock<std::mutex> lock(mutex_);
-  Items again, done;
-  for (auto& item : finished->items) {
-    if (item->kind == Item::Kind::kTimer) {
-      timer_keys_.erase(item->timer_key);
-      ++finished->stats.timer_count;
-      continue;
-    }
-    if (item->answer.kind == flow::Answer::Kind::kRetry) {
-      again.push_back(std::move(item));
-      continue;
-    }
-    if (item->kind != Item::Kind::kRequest) {
-      done.push_back(std::move(item));
-      continue;
-    }
-    queued_tickets_.erase(item->ticket);
-    if (item->answer.kind != flow::Answer::Kind::kWait) {
-      flow::Answer answer = std::move(item->answer);
-      finished->answered.emplace_back(std::move(item), std::move(answer));
-    } else if (!item->cancelled) {
-      const uint64_t ticket = item->ticket;
-      std::string key = std::move(item->answer.wait_key);
-      waiting_tickets_[ticket] = waiters_.emplace(std::move(key), std::move(item));
+  for (const auto& item : finished->items) {
+    if (item->kind == Item::Kind::kRequest && item->answer.kind != flow::Answer::Kind::kRetry) {
+      queued_tickets_.erase(item->ticket);
     }
   }
-  // After the parking: a later item of the same turn may resolve what an earlier one waits for.
-  for (auto& [key, answer] : finished->resolutions) {
-    const auto [first, last] = waiters_.equal_range(key);
-    for (auto it = first; it != last; ++it) {
-      waiting_tickets_.erase(it->second->ticket);
-      finished->answered.emplace_back(std::move(it->second), answer);
-    }
-    waiters_.erase(first, last);
-  }
+  flow::TurnEnd<Item> end =
+      flow::EndTurn(std::move(finished->items), std::move(finished->resolutions), &waiters_,
+                    [](const Item& item) { return item.cancelled; });
+  for (const auto& item : end.timers) timer_keys_.erase(item->timer_key);
+  finished->stats.timer_count += static_cast<int>(end.timers.size());
   waiter_count_ = static_cast<int>(waiters_.size());
-  finished->items = std::move(done);
-  for (auto it = again.rbegin(); it != again.rend(); ++it) {
+  finished->items = std::move(end.settled);
+  finished->answered = std::move(end.answered);
+  for (auto it = end.again.rbegin(); it != end.again.rend(); ++it) {
     if ((*it)->ticket != 0) ++queued_requests_;
     queue_.push_front(std::move(*it));
   }

@@ -29,7 +29,6 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -41,6 +40,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/time.h"
 #include "flow/turn.h"
+#include "flow/turn_run.h"
 #include "runtime/outbox.h"
 #include "runtime/turn_store.h"
 
@@ -147,8 +147,10 @@ class TurnLoop {
               std::function<void(absl::Status)> settled);
 
   // By the full name of the method or of the event's message; null when the context has none.
-  const flow::Handler* FindHandler(absl::string_view method) const;
-  const flow::Handler* FindEvent(absl::string_view type) const;
+  const flow::Handler* FindHandler(absl::string_view method) const {
+    return runner_.FindHandler(method);
+  }
+  const flow::Handler* FindEvent(absl::string_view type) const { return runner_.FindEvent(type); }
   bool takes_results() const { return context_.on_result != nullptr; }
 
   bool database_up() const { return database_up_; }
@@ -160,7 +162,6 @@ class TurnLoop {
   struct Finished;
   struct Gate;
   using Items = std::vector<std::unique_ptr<Item>>;
-  using Waiters = std::multimap<std::string, std::unique_ptr<Item>>;  // by wait key
   using Answered = std::vector<std::pair<std::unique_ptr<Item>, flow::Answer>>;
 
   void Run();
@@ -174,9 +175,6 @@ class TurnLoop {
   // Runs the items as one turn until it is committed, or as several when one of them breaks it.
   void RunTurn(Items items);
   absl::Status TryTurn(Items& items, Finished* finished);
-  void CollectKeys(Item& item);
-  void HandleItem(Item& item, flow::Turn& turn);
-  void AnswerCommand(Item& item, flow::Turn& turn);
   void Finish(std::unique_ptr<Finished> finished);
   void HandOut(Finished& finished);
   void Fail(std::unique_ptr<Item> item, const absl::Status& why);
@@ -194,9 +192,7 @@ class TurnLoop {
   const Options options_;
   const TurnOutputs outputs_;
   TurnStore store_;
-  absl::flat_hash_map<std::string, const flow::Handler*> handlers_;
-  absl::flat_hash_map<std::string, const flow::Handler*> events_;
-  absl::flat_hash_map<const flow::Handler*, std::string> response_types_;
+  const flow::TurnRunner runner_;
   const std::shared_ptr<Gate> gate_;  // lets late results of calls find the loop gone
 
   mutable std::mutex mutex_;
@@ -216,8 +212,7 @@ class TurnLoop {
   int calls_open_ = 0;
   uint64_t next_ticket_ = 1;
   absl::flat_hash_map<uint64_t, Item*> queued_tickets_;  // queued, or in the running turn
-  absl::flat_hash_map<uint64_t, Waiters::iterator> waiting_tickets_;
-  Waiters waiters_;
+  flow::Waiters<Item> waiters_;
   absl::flat_hash_set<std::string> timer_keys_;  // queued or in the running turn
   std::deque<std::unique_ptr<Finished>> finished_;
 

@@ -322,6 +322,26 @@ def grpcurl(args):
     return pytest_suite(CONTRACT / "test_grpcurl.py", args)
 
 
+# ---------------------------------------------------------------- the simulator
+
+SIMULATED_SEEDS, SIMULATED_SECONDS = 10_000, 120
+
+
+def simulation(_):
+    """Many days at the shops in virtual time; and that a seed replays byte for byte, in another process too."""
+    program = BUILD / "release" / "app" / "gaekju"
+    tally = Tally()
+    for seed in (7, 77, 777):
+        told = [subprocess.run([program, "simulate", f"--seed={seed}", "--trace"], cwd=ROOT, capture_output=True)
+                for _ in range(2)]
+        same = told[0].stdout == told[1].stdout and len(told[0].stdout) > 1000
+        if not same:
+            say(f"simulation: seed {seed} does not replay")
+        tally += one(same and all(run.returncode == 0 for run in told))
+    tally += one(run(program, "simulate", f"--seeds=1-{SIMULATED_SEEDS}", f"--seconds={SIMULATED_SECONDS}"))
+    return tally
+
+
 def scenarios(prefix):
     prefix = prefix.lower().replace("-", "_")
     select = ["-k", f"{prefix} or {prefix.replace('_', '-')}"] if prefix else []
@@ -335,6 +355,7 @@ SUITES = {
     "asan": lambda args: ctest("asan"),
     "tsan": lambda args: ctest("tsan"),
     "integration": lambda args: ctest("release", "integration"),
+    "simulation": simulation,
     "format": clang_format,
     "purity": purity,
     "contracts": contracts,

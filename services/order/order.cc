@@ -251,7 +251,9 @@ void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record
         break;
     }
   }
-  if (run.Has(SagaRun::Fact::kStatusChanged) && was_taken && !told) {
+  // What was told while a cancel was under way said so; that it is over has to be told, too.
+  if ((run.Has(SagaRun::Fact::kStatusChanged) || run.Has(SagaRun::Fact::kCancelRefused)) &&
+      was_taken && !told) {
     EmitOrderEvent<order::v1::OrderStatusChanged>(order, turn);
   }
 }

@@ -403,6 +403,59 @@ TEST_F(TellingOrderTest, ACancelThatComesTooLateIsRefused) {
   EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
 }
 
+// Whoever follows an order by its events was told of the cancel that is under way, by what else has
+// happened meanwhile; so it is told as well that the cancel came to nothing.
+constexpr char kAskingShop[] = R"(
+id: "shop" display_name { ko: "가게" en: "Shop" } currency_code: "KRW"
+place { step { id: "ship" call: "delivery.Start" via: JETSTREAM } }
+cancel {
+  step {
+    id: "ask" call: "delivery.ApproveCancel" via: GRPC
+    with { [type.googleapis.com/gaekju.delivery.v1.ApproveCancelRequest] { shipment_step_id: "ship" } }
+  }
+  step { undo: "ship" via: GRPC after: "ask" }
+}
+status { stage: PLACED code: "ORDERED" text { ko: "주문" en: "Ordered" } }
+status { done: "ship" code: "SHIPPED" text { ko: "발송" en: "Shipped" } }
+)";
+
+class AskingOrderTest : public OrderTest {
+ protected:
+  AskingOrderTest() : OrderTest(kAskingShop) {}
+};
+
+TEST_F(AskingOrderTest, AnOrderThatIsCompleteOnceItsCancelIsRefusedSaysSo) {
+  Place(Request());
+  EXPECT_THAT(Events(), ElementsAre("OrderPlaced"));
+  EXPECT_EQ(Cancel().kind, Answer::Kind::kWait);
+  Result("ship", Outcome::OUTCOME_DONE);
+  EXPECT_THAT(Events(), ElementsAre("OrderStatusChanged"));
+  Result("ask", Outcome::OUTCOME_UNSPECIFIED, "", /*undo=*/false, /*unreachable=*/true);
+  EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
+  EXPECT_THAT(Events(), ElementsAre("OrderCompleted"));
+}
+
+TEST_F(AskingOrderTest, AnOrderThatGoesOnOnceItsCancelIsRefusedSaysSo) {
+  Place(Request());
+  Cancel();
+  Events();
+  Result("ask", Outcome::OUTCOME_UNSPECIFIED, "", /*undo=*/false, /*unreachable=*/true);
+  EXPECT_EQ(Get()->state(), Order::STATE_PLACED);
+  EXPECT_THAT(Events(), ElementsAre("OrderStatusChanged"));
+  Result("ship", Outcome::OUTCOME_DONE);
+  EXPECT_THAT(Events(), ElementsAre("OrderCompleted"));
+}
+
+TEST_F(AskingOrderTest, ACompleteOrderSaysSoOnce) {
+  Place(Request());
+  Result("ship", Outcome::OUTCOME_DONE);
+  EXPECT_THAT(Events(), ElementsAre("OrderPlaced", "OrderCompleted"));
+  Cancel();
+  Result("ask", Outcome::OUTCOME_UNSPECIFIED, "", /*undo=*/false, /*unreachable=*/true);
+  EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
+  EXPECT_THAT(Events(), ElementsAre("OrderStatusChanged"));
+}
+
 class ReadableOrderTest : public OrderTest {
  protected:
   ReadableOrderTest() : OrderTest(ReadableShop()) {}

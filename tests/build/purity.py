@@ -6,7 +6,7 @@
 
 Read are the files of flow/, the deciders services/<ctx>/<ctx>.{h,cc} and the files of every PURE target, which the build
 lists in pure_files.txt. Tests (*_test.cc) are free. Pure code may include the C++ library except FORBIDDEN_STD, ALLOWED, and of
-this repository flow/ and what is pure in its own folder; check/, which explores the deciders, all that is pure.
+this repository flow/ and what is pure in its own folder; check/ and sim/, which run the deciders, all that is pure.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def include_mistake(header, own_folder, pure):
         return None
     if header in pure and header.rpartition("/")[0] == own_folder:
         return None
-    if header in pure and own_folder == "check":  # explores the deciders, so it stands above them
+    if header in pure and own_folder in ("check", "sim"):  # they run the deciders, so they stand above them
         return None
     return "neither Protobuf, Abseil, a contract, flow/ nor a pure file of its own folder"
 
