@@ -25,6 +25,7 @@ constexpr uint32_t kTaskNodes = 512;
 constexpr int kBatchTasks = 64;
 // Of a search for the story of a violation that is known.
 constexpr int64_t kStoryStatesMax = 20'000'000;
+constexpr char kReopened[] = "reopened";
 constexpr char kAllLost[] = "everything that is under way is lost";
 
 // Of the parts of a report that are shared by all searches of one exploration.
@@ -59,7 +60,16 @@ class Exploration {
     int64_t transitions = 0, ended = 0;
     int64_t bad = -1;  // the best violating state: with the fewest faults, then the first
     int bad_faults = 0;
+    bool bad_reopens = false;  // what is bad is a move from there
   };
+
+  // What a thread found last. Most successors were just found from a neighbour too; those need not
+  // travel to their shard again.
+  struct Seen {
+    uint64_t hash = 0;
+    Node node;
+  };
+  static constexpr size_t kRecent = 2048;
 
   static int Threads(const Budget& budget) {
     if (budget.thread_count > 0) return budget.thread_count;
@@ -69,7 +79,7 @@ class Exploration {
 
   Report Search(Network network, const Bounds& bounds, int64_t state_count_max);
   void ExpandTask(World::Worker& worker, const NodeTable& nodes, Network network,
-                  const Bounds& bounds, bool only_look, Task* task);
+                  const Bounds& bounds, bool only_look, std::vector<Seen>* recent, Task* task);
   // Of what ran out; empty: nothing.
   std::string RanOut(const NodeTable& nodes, int64_t state_count_max) const;
   int64_t Bytes(const NodeTable& nodes) const;
@@ -79,6 +89,7 @@ class Exploration {
   bool EndsFrom(World::Worker& worker, const Node& settled, CanEnd* known);
   void Tell(const NodeTable& nodes, uint32_t ref, Network network, const Bounds& bounds,
             Report* report);
+  void TellReopening(const Node& node, Network network, const Bounds& bounds, Report* report);
 
   const Budget budget_;
   const std::function<void(const Report&)> progress_;
@@ -91,34 +102,35 @@ class Exploration {
 // ---------------------------------------------------------------- the search
 
 void Exploration::ExpandTask(World::Worker& worker, const NodeTable& nodes, Network network,
-                             const Bounds& bounds, bool only_look, Task* task) {
-  // Most successors were just found from a neighbour; those need not travel to their shard again.
-  constexpr size_t kRecent = 1024;
-  struct Seen {
-    uint64_t hash = 0;
-    Node node;
-  };
-  std::vector<Seen> recent(kRecent);
+                             const Bounds& bounds, bool only_look, std::vector<Seen>* recent,
+                             Task* task) {
   std::string sentence;
+  const auto offer = [task](uint32_t ref, const Node& node, bool reopens) {
+    if (task->bad >= 0 && node.faults() >= task->bad_faults) return;
+    task->bad = ref;
+    task->bad_faults = node.faults();
+    task->bad_reopens = reopens;
+  };
   for (uint32_t i = task->begin; i < task->end; ++i) {
     const Node& node = nodes.At(task->shard, i);
     task->ended += world_.Ended(node, network);
     if (!world_.Violation(node, network, &sentence).empty()) {
-      if (task->bad < 0 || node.faults() < task->bad_faults) {
-        task->bad = NodeTable::Ref(task->shard, i);
-        task->bad_faults = node.faults();
-      }
+      offer(NodeTable::Ref(task->shard, i), node, false);
       continue;
     }
     if (only_look) continue;
     const uint32_t parent = NodeTable::Ref(task->shard, i);
-    world_.Expand(worker, node, network, bounds, [&](const Node& next, uint64_t hash, const Move&) {
-      ++task->transitions;
-      Seen& seen = recent[hash >> 20 & (kRecent - 1)];
-      if (seen.hash == hash && seen.node == next) return;
-      seen = {hash, next};
-      task->found[NodeTable::ShardOf(hash)].push_back({next, parent, hash});
-    });
+    const bool ended = world_.OrderEnded(node);
+    world_.Expand(worker, node, network, bounds,
+                  [&](const Node& next, uint64_t hash, const Move& move) {
+                    if (ended && !world_.Reopens(node, next, move).empty())
+                      offer(parent, node, true);
+                    ++task->transitions;
+                    Seen& seen = (*recent)[hash >> 20 & (kRecent - 1)];
+                    if (seen.hash == hash && seen.node == next) return;
+                    seen = {hash, next};
+                    task->found[NodeTable::ShardOf(hash)].push_back({next, parent, hash});
+                  });
   }
 }
 
@@ -154,6 +166,7 @@ Report Exploration::Search(Network network, const Bounds& bounds, int64_t state_
   std::vector<Levels> levels(1);  // where each level begins
   levels[0].fill(0);
   std::vector<Task> tasks(kBatchTasks);
+  std::vector<std::vector<Seen>> recent(workers_.size(), std::vector<Seen>(kRecent));
   const auto fill = [&] {
     report.state_count = nodes.size();
     report.turn_count = world_.turn_count();
@@ -166,6 +179,7 @@ Report Exploration::Search(Network network, const Bounds& bounds, int64_t state_
     for (int s = 0; s < NodeTable::kShards; ++s) end[s] = nodes.size(s);
     int64_t bad = -1;
     int bad_faults = 0;
+    bool bad_reopens = false;
     int shard = 0;
     uint32_t at = begin[0];
     while (shard < NodeTable::kShards) {
@@ -184,7 +198,7 @@ Report Exploration::Search(Network network, const Bounds& bounds, int64_t state_
         for (auto& of_shard : task.found) of_shard.clear();
       }
       pool_.Run(count, [&](int thread, int i) {
-        ExpandTask(workers_[thread], nodes, network, bounds, found, &tasks[i]);
+        ExpandTask(workers_[thread], nodes, network, bounds, found, &recent[thread], &tasks[i]);
       });
       for (int i = 0; i < count; ++i) {
         const Task& task = tasks[i];
@@ -193,6 +207,7 @@ Report Exploration::Search(Network network, const Bounds& bounds, int64_t state_
         if (task.bad >= 0 && (bad < 0 || task.bad_faults < bad_faults)) {
           bad = task.bad;
           bad_faults = task.bad_faults;
+          bad_reopens = task.bad_reopens;
         }
       }
       found = bad >= 0;
@@ -221,9 +236,13 @@ Report Exploration::Search(Network network, const Bounds& bounds, int64_t state_
       report.state_count = 0;  // without those of the next level
       for (uint32_t size : end) report.state_count += size;
       report.verdict = Verdict::kViolated;
-      report.hazard =
-          world_.Violation(nodes[static_cast<uint32_t>(bad)], network, &report.sentence);
-      Tell(nodes, static_cast<uint32_t>(bad), network, bounds, &report);
+      const auto ref = static_cast<uint32_t>(bad);
+      Tell(nodes, ref, network, bounds, &report);
+      if (bad_reopens) {
+        TellReopening(nodes[ref], network, bounds, &report);
+      } else {
+        report.hazard = world_.Violation(nodes[ref], network, &report.sentence);
+      }
       return report;
     }
     int64_t more = 0;
@@ -345,6 +364,20 @@ void Exploration::Tell(const NodeTable& nodes, uint32_t ref, Network network, co
   report->held = world_.HeldBy(path.back());
 }
 
+void Exploration::TellReopening(const Node& node, Network network, const Bounds& bounds,
+                                Report* report) {
+  report->hazard = kReopened;
+  world_.Expand(workers_[0], node, network, bounds,
+                [&](const Node& next, uint64_t, const Move& move) {
+                  if (!report->sentence.empty()) return;
+                  report->sentence = world_.Reopens(node, next, move);
+                  if (report->sentence.empty()) return;
+                  report->trace.push_back(world_.Line(node, next, move));
+                  report->moves.push_back(world_.Label(move));
+                  report->held = world_.HeldBy(next);
+                });
+}
+
 Report Exploration::Explore(const Bounds& bounds) {
   if (bounds.counted) return Search(Network::kCounted, bounds, budget_.state_count_max);
   Report any = Search(Network::kAny, bounds, budget_.state_count_max);
@@ -371,6 +404,7 @@ Replayed Exploration::Replay(const std::vector<std::string>& moves, bool counted
   bounds.wipe_count_max = 3;
   Replayed replayed;
   Node node;
+  std::string reopens;  // of the last move
   for (size_t i = 0; i < moves.size(); ++i) {
     bool taken = false;
     Node to;
@@ -382,6 +416,7 @@ Replayed Exploration::Replay(const std::vector<std::string>& moves, bool counted
                     if (label != moves[i]) return;
                     taken = true;
                     replayed.trace.push_back(world_.Line(node, next, move));
+                    reopens = world_.Reopens(node, next, move);
                     to = next;
                   });
     if (!taken) {
@@ -393,6 +428,10 @@ Replayed Exploration::Replay(const std::vector<std::string>& moves, bool counted
   }
   replayed.held = world_.HeldBy(node);
   replayed.hazard = world_.Violation(node, network, &replayed.sentence);
+  if (replayed.hazard.empty() && !reopens.empty()) {
+    replayed.hazard = kReopened;
+    replayed.sentence = reopens;
+  }
   CanEnd known;
   if (replayed.hazard.empty() && node.started &&
       !EndsFrom(workers_[0], world_.Settled(node, true), &known)) {

@@ -18,7 +18,7 @@
 //  4. A completed order then holds exactly the steps of its place flow.
 //  5. No caller waits for an order that has ended.
 //  6. From every state, the order can still end once nothing more goes wrong, even if all that is
-//  under way is lost.
+//  under way is lost; and no answer sets it going again once it has ended.
 //
 // Two ways of looking. First with any number of faults: a message that was sent can be taken from
 // then on any number of times, or never, and nothing is counted; what holds so holds whatever goes

@@ -22,6 +22,7 @@
 #include "gaekju/cart/v1/cart_service.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
+#include "gaekju/order/v1/order.pb.h"
 #include "gaekju/payment/v1/payment.pb.h"
 #include "gaekju/payment/v1/payment_service.pb.h"
 #include "gaekju/store/v1/store_service.pb.h"
@@ -31,6 +32,7 @@
 #include "services/cart/cart.h"
 #include "services/catalog/catalog.h"
 #include "services/delivery/delivery.h"
+#include "services/order/order.h"
 #include "services/payment/payment.h"
 #include "services/store/store.h"
 
@@ -557,6 +559,83 @@ TEST(Explore, ACartThatIsCheckedOutAndNotPaidIsFound) {
   const Report report = Check(Shop("funshop"), NoFaults(), {&context});
   EXPECT_EQ(report.hazard, "step missing");
   EXPECT_EQ(report.sentence, "the order is completed, and its cart still waits for the payment");
+}
+
+// ---- an order context with a mistake: one that does something to each order that it decides on
+
+class OneShop : public order::PlanBook {
+ public:
+  explicit OneShop(const std::string& text) : plan_(*flow::ParseStorefront(text, "")) {}
+  const flow::Plan* Current(const std::string&) const override { return &plan_; }
+  const flow::Plan* Pinned(const std::string&, const std::string&) const override { return &plan_; }
+
+ private:
+  const flow::Plan plan_;
+};
+
+using SpoilFn = std::function<void(order::v1::OrderRecord* record)>;
+
+void Spoil(const SpoilFn& spoil, flow::Turn& turn) {
+  const auto* record = turn.Find<order::v1::OrderRecord>(order::kOrders, "o1");
+  if (record == nullptr) return;
+  order::v1::OrderRecord spoilt = *record;
+  spoil(&spoilt);
+  turn.Edit<order::v1::OrderRecord>(order::kOrders, "o1") = spoilt;
+}
+
+flow::Context WrongOrder(const flow::Context& right, SpoilFn spoil) {
+  flow::Context context = right;
+  for (auto& handler : context.handlers) {
+    handler = std::make_shared<WrongHandler>(
+        handler, [spoil](const auto& handler, const auto& request, const auto& caller, auto& turn) {
+          const flow::Answer answer = handler.Handle(request, caller, turn);
+          if (answer.kind != flow::Answer::Kind::kRetry) Spoil(spoil, turn);
+          return answer;
+        });
+  }
+  context.on_result = [&right, spoil](const flow::StepResult& result, flow::Turn& turn) {
+    right.on_result(result, turn);
+    Spoil(spoil, turn);
+  };
+  return context;
+}
+
+// Without a fault, and with a message taken twice, nothing would show: only when all is lost.
+TEST(Explore, ARetryThatIsForgottenIsStuck) {
+  const OneShop book(Fashion());
+  const auto right = order::MakeOrderContext(&book);
+  const flow::Context context = WrongOrder(*right, [](order::v1::OrderRecord* record) {
+    record->mutable_saga()->mutable_tasks(2)->set_retry_time_us(0);  // accept
+  });
+  EXPECT_EQ(Check(Fashion(), NoFaults(), {&context}).verdict, Verdict::kProved);
+  const Report report = Check(Fashion(), {}, {&context});
+  EXPECT_EQ(report.hazard, "stuck");
+  EXPECT_THAT(report.sentence, HasSubstr("it waits for \"accept\" (store.AcceptOrder)"));
+  EXPECT_TRUE(report.counted);
+  EXPECT_THAT(report.trace, Contains(HasSubstr("wiped")).Times(1));
+}
+
+TEST(Explore, AnOrderThatALateAnswerReopensIsFound) {
+  const OneShop book(Fashion());
+  const auto right = order::MakeOrderContext(&book);
+  // Once cancelled, it asks the store's cancel again, and is cancelled again once that answers.
+  flow::Context context = *right;
+  context.on_result = [&right](const flow::StepResult& result, flow::Turn& turn) {
+    const auto* record = turn.Find<order::v1::OrderRecord>(order::kOrders, "o1");
+    const bool late = record->order().state() == order::v1::Order::STATE_CANCELLED &&
+                      record->saga().tasks(2).undo_state() == order::v1::TASK_STATE_DONE;
+    right->on_result(result, turn);
+    if (!late) return;
+    auto& task =
+        *turn.Edit<order::v1::OrderRecord>(order::kOrders, "o1").mutable_saga()->mutable_tasks(2);
+    task.set_undo_state(order::v1::TASK_STATE_ASKED);
+    task.set_undo_retry_time_us(1);
+  };
+  const Report report = Check(Fashion(), {}, {&context});
+  EXPECT_EQ(report.hazard, "reopened");
+  EXPECT_THAT(report.sentence, HasSubstr("sets it going again, although nobody asked"));
+  const auto plan = flow::ParseStorefront(Fashion(), "");
+  EXPECT_EQ(Replay(*plan, report.moves, report.counted, {&context})->hazard, "reopened");
 }
 
 TEST(Explore, APaymentThatNobodyCanMakeIsStuckUnlessItExpires) {

@@ -184,7 +184,11 @@ absl::Status World::Prepare(const std::vector<const Context*>& contexts) {
     contexts_.push_back(std::make_unique<OneContext>());
     contexts_.back()->context = context;
   };
-  add(order_context_.get());
+  const Context* order_context = order_context_.get();
+  for (const Context* given : contexts) {
+    if (given->name == order_context->name) order_context = given;
+  }
+  add(order_context);
   for (const PlanStep& step : plan_.steps) {
     const auto same = [&](const auto& known) { return known->context->name == step.context; };
     if (std::any_of(contexts_.begin(), contexts_.end(), same)) continue;
@@ -835,6 +839,16 @@ uint32_t World::InternDelta(int remove, std::vector<uint16_t> add) {
 
 World::Worker::Flown World::Fly(Worker& worker, uint32_t flight, uint32_t delta) {
   if (delta == kNoChange) return {0, flight};
+  if (deltas_[delta].remove == -1) {
+    // Most of what is taken again says what is under way already.
+    const std::vector<uint16_t>& under_way = flights_[flight].inputs;
+    const std::vector<uint16_t>& more = deltas_[delta].add;
+    if (std::all_of(more.begin(), more.end(), [&](uint16_t id) {
+          return std::find(under_way.begin(), under_way.end(), id) != under_way.end();
+        })) {
+      return {0, flight};
+    }
+  }
   const uint64_t key = uint64_t{flight} << 32 | delta;
   if (const auto* known = worker.flights.Find(key)) return *known;
   std::vector<uint16_t> inputs = flights_[flight].inputs;
@@ -1146,6 +1160,15 @@ std::string World::Label(const Move& move) const {
     default:
       return absl::StrCat(label, " refused");
   }
+}
+
+std::string World::Reopens(const Node& from, const Node& to, const Move& move) const {
+  if (!StateIn(from, 0).ended || StateIn(to, 0).ended || move.effect == nullptr ||
+      inputs_[move.input].kind != Input::Kind::kResult) {
+    return "";
+  }
+  return absl::StrCat("the order had ended, and ", inputs_[move.input].text,
+                      " sets it going again, although nobody asked");
 }
 
 std::string World::StuckSentence(const Node& node) const {

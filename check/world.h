@@ -210,10 +210,13 @@ class World {
     return (network == Network::kAny || node.flight == 0) && node.started &&
            contexts_[0]->states[node.order()].ended;
   }
+  bool OrderEnded(const Node& node) const { return contexts_[0]->states[node.order()].ended; }
   // As it is once everything that is counted is forgotten, and, if so, all that is under way lost.
   Node Settled(const Node& node, bool everything_is_lost) const;
   // Empty when all properties of a state hold; else the hazard, and `sentence` is set.
   std::string Violation(const Node& node, Network network, std::string* sentence) const;
+  // Whether an answer sets an order going again that had ended. Empty: no; else the sentence.
+  std::string Reopens(const Node& from, const Node& to, const Move& move) const;
   // The sentence of an order that can never end.
   std::string StuckSentence(const Node& node) const;
 

@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import subprocess
+import sys
 
 import pytest
 
@@ -108,3 +109,13 @@ def test_a_story_replays_until_the_storefront_is_put_right(tmp_path):
     assert re.search(r"differs at (its end|move \d+).*the storefront has changed", right.stdout), right.stdout
 
     assert check(f"--replay={wrong}").returncode == 2
+
+
+def test_prove_goes_on_until_there_are_enough_states():
+    tshop = STOREFRONTS / "tshop.textproto"
+    command = [sys.executable, STOREFRONTS.parent / "check" / "prove.py", "--gaekju", gaekju_binary()]
+    done = subprocess.run([*command, "--states=5000", tshop], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^tshop +any number, 2 cancels +\d+ .* proved$", done.stdout, re.M), done.stdout
+    assert re.search(r"^tshop +up to 1, 2 cancels +\d+ .* proved$", done.stdout, re.M), done.stdout
+    assert re.search(r"^\d{4,} states in .*: all proved$", done.stdout, re.M), done.stdout
