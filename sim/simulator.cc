@@ -119,7 +119,15 @@ struct BusMessage {
 struct Stream {
   int64_t created_ns = 0;
   int64_t last_seq = 0;
-  absl::flat_hash_map<std::string, std::pair<int64_t, int64_t>> ids;  // -> seq, time
+  // The duplicate window: by message id.
+  struct Known {
+    int64_t seq = 0;
+    int64_t time_us = 0;
+    const Database* db = nullptr;  // whose row it is
+    int64_t incarnation = 0;
+    int64_t row_seq = 0;
+  };
+  absl::flat_hash_map<std::string, Known> ids;
 };
 
 // A durable consumer: what it has not acknowledged.
@@ -315,7 +323,7 @@ class Simulation {
   }
 
   // --- bus and relay
-  void Publish(Node& node, const OutboxRow& row, std::string id, uint64_t key,
+  void Publish(Node& node, const OutboxRow& row, int64_t incarnation, std::string id, uint64_t key,
                std::function<void(absl::StatusOr<int64_t>)> done);
   void Store(const OutboxRow& row, int stream, uint64_t key);
   void Deliver(int consumer, int64_t created_ns, uint64_t seq, bool in_turn);
@@ -649,6 +657,15 @@ void Simulation::PlanFaults() {
       for (int i = 0; i < 3; ++i) {
         streams_[i].last_seq -=
             std::min(streams_[i].last_seq, dice_.Spread("truncate", Mix(key, i), 1, 200));
+        // Of what is lost, the duplicate window still knows what relays have put down as published:
+        // only a new epoch brings that back. (nats-server itself makes its window anew from what it
+        // has; this is as bad as it could be.)
+        absl::erase_if(streams_[i].ids, [&](const auto& id) {
+          const Stream::Known& known = id.second;
+          if (known.seq <= streams_[i].last_seq) return false;
+          const auto log = known.db->outbox.find(known.incarnation);
+          return log == known.db->outbox.end() || log->second.published_seq < known.row_seq;
+        });
         for (Consumer& consumer : consumers_) {
           if (consumer.stream != i) continue;
           consumer.pending.erase(
@@ -1118,8 +1135,8 @@ void Simulation::Arrive(const std::shared_ptr<Pending>& pending, const std::stri
 
 // ---------------------------------------------------------------- the bus
 
-void Simulation::Publish(Node& node, const OutboxRow& row, std::string id, uint64_t key,
-                         std::function<void(absl::StatusOr<int64_t>)> done) {
+void Simulation::Publish(Node& node, const OutboxRow& row, int64_t incarnation, std::string id,
+                         uint64_t key, std::function<void(absl::StatusOr<int64_t>)> done) {
   ++outcome_.message_count;
   const auto fail = [this, &node, done](int64_t delay_us) {
     AtNode(node, delay_us, [done] { done(absl::UnavailableError("not stored")); });
@@ -1131,24 +1148,25 @@ void Simulation::Publish(Node& node, const OutboxRow& row, std::string id, uint6
   if (Strikes(Fault::kLose, Mix(key, 1), what)) return fail(5 * kSecond);
   const bool ack_is_lost = Strikes(Fault::kLose, Mix(key, 2),
                                    [&] { return absl::StrCat("the bus's answer to ", what()); });
-  AtNode(node, Latency(key), [this, &node, row, id = std::move(id), key, done, fail, ack_is_lost] {
-    if (bus_down_) return fail(dice_.Between("outage", key, kMillisecond, 5 * kSecond));
-    const std::string name = runtime::StreamOf(row.subject);
-    const int index = static_cast<int>(std::find(std::begin(kStreams), std::end(kStreams), name) -
-                                       std::begin(kStreams));
-    Stream& stream = streams_[index];
-    const auto known = stream.ids.find(id);
-    int64_t seq;
-    if (known != stream.ids.end() && now_us_ - known->second.second < kDuplicateWindow) {
-      seq = known->second.first;
-    } else {
-      seq = ++stream.last_seq;
-      stream.ids[id] = {seq, now_us_};
-      Store(row, index, key);
-    }
-    if (ack_is_lost) return fail(5 * kSecond);
-    AtNode(node, Latency(key), [done, seq] { done(seq); });
-  });
+  AtNode(node, Latency(key),
+         [this, &node, row, incarnation, id = std::move(id), key, done, fail, ack_is_lost] {
+           if (bus_down_) return fail(dice_.Between("outage", key, kMillisecond, 5 * kSecond));
+           const std::string name = runtime::StreamOf(row.subject);
+           const int index = static_cast<int>(
+               std::find(std::begin(kStreams), std::end(kStreams), name) - std::begin(kStreams));
+           Stream& stream = streams_[index];
+           const auto known = stream.ids.find(id);
+           int64_t seq;
+           if (known != stream.ids.end() && now_us_ - known->second.time_us < kDuplicateWindow) {
+             seq = known->second.seq;
+           } else {
+             seq = ++stream.last_seq;
+             stream.ids[id] = {seq, now_us_, node.db, incarnation, row.seq};
+             Store(row, index, key);
+           }
+           if (ack_is_lost) return fail(5 * kSecond);
+           AtNode(node, Latency(key), [done, seq] { done(seq); });
+         });
 }
 
 void Simulation::Store(const OutboxRow& row, int index, uint64_t key) {
@@ -1323,7 +1341,8 @@ void Simulation::RelayPump(Node& node) {
       log.in_flight[seq] = is_fresh ? relay.positions[stream].last_seq : 0;
       log.fresh_after = std::max(log.fresh_after, seq);
       ++relay.in_flight;
-      Publish(node, row, runtime::OutboxMessageId(node.rules->name, incarnation, seq, relay.epoch),
+      Publish(node, row, incarnation,
+              runtime::OutboxMessageId(node.rules->name, incarnation, seq, relay.epoch),
               Mix(HashOf(row.subject), HashOf(row.body)),
               [this, &node, generation = relay.generation, incarnation = incarnation, seq,
                stream](absl::StatusOr<int64_t> stored) {
@@ -1532,7 +1551,7 @@ void Simulation::Resend(const flow::Resend& resend) {
       if (std::find(row.resources.begin(), row.resources.end(), resend.resource) ==
           row.resources.end())
         continue;
-      Publish(*node, row,
+      Publish(*node, row, /*incarnation=*/0,
               absl::StrCat(runtime::OutboxMessageId(node->rules->name, incarnation, row.seq,
                                                     node->relay.epoch),
                            ":r", ++resends_),
