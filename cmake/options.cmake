@@ -1,5 +1,6 @@
 # Compiler, linker and cache settings that hold for every target.
 option(GAEKJU_HARDEN "Fortify, stack protector and full RELRO" OFF)
+option(GAEKJU_MUTANTS "Seeded defects, one of which is chosen at run time (flow/mutant.h): only for ./dev mutants" OFF)
 set(GAEKJU_SANITIZE "" CACHE STRING "Sanitizers to build with: address,undefined or thread")
 
 set(CMAKE_CXX_STANDARD 20)

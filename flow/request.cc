@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "flow/check.h"
+#include "flow/mutant.h"
 #include "google/api/field_behavior.pb.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
@@ -343,9 +344,10 @@ std::string BuildRequest(const Plan& plan, const PlanStep& step, const Order& or
       if (field.number != static_cast<uint32_t>(copy.source->number())) continue;
       AppendTag(copy.target->number(), field.wire_type, &request);
       request.append(field.value.data(), field.value.size());
+      if (GK_MUTANT(only_the_first_line_is_asked)) break;
     }
   }
-  request.append(step.constants);
+  if (!GK_MUTANT(shops_words_not_passed_on)) request.append(step.constants);
   return request;
 }
 
@@ -354,7 +356,8 @@ std::string BuildUndoRequest(const PlanStep& step, absl::string_view order_id,
   GK_CHECK(step.undo_request != nullptr) << step.id << " has nothing to undo";
   std::string request;
   AppendText(*step.undo_request, "order_id", order_id, &request);
-  AppendText(*step.undo_request, "step_id", wire_step_id, &request);
+  AppendText(*step.undo_request, "step_id",
+             GK_MUTANT(undo_of_the_first_round) ? step.id : wire_step_id, &request);
   return request;
 }
 

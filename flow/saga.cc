@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/values.h"
 #include "google/protobuf/empty.pb.h"
 #include "google/protobuf/unknown_field_set.h"
@@ -66,6 +67,14 @@ void AddLocalized(const char* locale, const std::string& text, google::rpc::Stat
   status->add_details()->PackFrom(message);
 }
 
+// What a step said when it was refused.
+google::rpc::Status RefusalOf(const PlanStep& step, const std::string& answer) {
+  google::rpc::Status status;
+  if (status.ParseFromString(answer) && status.code() != 0) return status;
+  return MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_REFUSED",
+                    absl::StrCat("step \"", step.id, "\" was refused"));
+}
+
 }  // namespace
 
 int64_t RetryDelay(int64_t first_us, int64_t max_us, int attempts, uint64_t salt) {
@@ -88,8 +97,9 @@ SagaRun::SagaRun(const Plan& plan, OrderRecord* record, int64_t now_us)
 
 std::string SagaRun::WireStepId(const Plan& plan, const Saga& saga, int i) {
   const PlanStep& step = plan.steps[i];
-  return step.in_cancel && saga.cancel_round() > 1 ? absl::StrCat(step.id, ".", saga.cancel_round())
-                                                   : step.id;
+  return step.in_cancel && saga.cancel_round() > 1 && !GK_MUTANT(cancel_round_not_told)
+             ? absl::StrCat(step.id, ".", saga.cancel_round())
+             : step.id;
 }
 
 int SagaRun::StepOfWireId(const Plan& plan, const Saga& saga, const std::string& wire_id) {
@@ -160,13 +170,15 @@ bool SagaRun::CancelUnderWay() const {
 bool SagaRun::Held(int i) {
   const Task& t = task(i);
   return !step(i).undo_method.empty() && t.undo_state() != TASK_STATE_DONE &&
-         (t.undo_state() != TASK_STATE_UNSPECIFIED || Waiting(t.state()) ||
+         (t.undo_state() != TASK_STATE_UNSPECIFIED ||
+          (Waiting(t.state()) && !GK_MUTANT(asked_counts_as_not_held)) ||
           t.state() == TASK_STATE_DONE);
 }
 
 bool SagaRun::Undone(int i) {
   const Task& t = task(i);
-  if (t.undo_state() != TASK_STATE_UNSPECIFIED) return t.undo_state() == TASK_STATE_DONE;
+  if (t.undo_state() != TASK_STATE_UNSPECIFIED)
+    return t.undo_state() == TASK_STATE_DONE || GK_MUTANT(undone_once_asked);
   if (t.state() == TASK_STATE_SKIPPED || t.state() == TASK_STATE_REFUSED) return true;
   return step(i).undo_method.empty() && t.state() == TASK_STATE_DONE;
 }
@@ -181,13 +193,15 @@ bool SagaRun::Blocked(int i) {
 
 bool SagaRun::NothingUndoneYet() {
   for (int i = 0; i < plan_.place_count; ++i) {
-    if (task(i).undo_state() != TASK_STATE_UNSPECIFIED) return false;
+    if (task(i).undo_state() != TASK_STATE_UNSPECIFIED)
+      return GK_MUTANT(cancel_refused_after_an_undo);
   }
   return true;
 }
 
 bool SagaRun::TooLateToCancel() {
-  return std::any_of(plan_.unless_done.begin(), plan_.unless_done.end(),
+  return !GK_MUTANT(cancel_too_late_accepted) &&
+         std::any_of(plan_.unless_done.begin(), plan_.unless_done.end(),
                      [this](int i) { return task(i).state() == TASK_STATE_DONE; });
 }
 
@@ -245,10 +259,10 @@ SagaRun::CancelReply SagaRun::RequestCancel() {
   }
   if (!plan_.has_cancel) return CancelReply::kNotOffered;
   if (TooLateToCancel()) return CancelReply::kTooLate;
-  if (saga_.cancel_refused()) return CancelReply::kBusy;
+  if (saga_.cancel_refused() && !GK_MUTANT(busy_cancel_accepted)) return CancelReply::kBusy;
   changed_ = true;
   if (order_.state() == Order::STATE_PLACING) {
-    saga_.set_cancel_requested(true);
+    saga_.set_cancel_requested(!GK_MUTANT(early_cancel_forgotten));
     return CancelReply::kWait;
   }
   BeginCancel();
@@ -267,7 +281,10 @@ void SagaRun::OnResult(const StepResult& result) {
       // An undo cannot be refused: whoever refuses it is broken, and is asked until it is not.
       t.set_deferred(true);
       t.set_undo_retry_time_us(
-          Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.undo_attempts(), i, true));
+          GK_MUTANT(unreachable_undo_never_asked_again)
+              ? 0
+              : Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.undo_attempts(), i, true));
+      if (GK_MUTANT(unreachable_undo_counts_as_done)) t.set_undo_state(TASK_STATE_DONE);
     } else if (result.outcome == Outcome::OUTCOME_PENDING) {
       const bool was_called = t.undo_state() == TASK_STATE_ASKED && UndoVia(i) == GRPC;
       t.set_undo_state(TASK_STATE_PENDING);
@@ -284,7 +301,7 @@ void SagaRun::OnResult(const StepResult& result) {
     Advance();
     return;
   }
-  if (!Waiting(t.state())) return;
+  if (!Waiting(t.state()) && !GK_MUTANT(late_answer_resurrects)) return;
   const bool in_course = t.undo_state() == TASK_STATE_UNSPECIFIED;
   changed_ = true;
   if (result.unreachable) {
@@ -292,7 +309,9 @@ void SagaRun::OnResult(const StepResult& result) {
     const bool buyer_is_waiting = step(i).in_cancel
                                       ? order_.state() == Order::STATE_CANCEL_REQUESTED
                                       : order_.state() == Order::STATE_PLACING;
-    if (step(i).buyer_waits && step(i).fail_on_unavailable && buyer_is_waiting) {
+    if (GK_MUTANT(unreachable_counts_as_refused)) t.set_state(TASK_STATE_REFUSED);
+    if (step(i).buyer_waits && step(i).fail_on_unavailable && buyer_is_waiting &&
+        !GK_MUTANT(failing_step_deferred)) {
       if (step(i).in_cancel) {
         RefuseCancel(Unreachable(i));
       } else {
@@ -301,7 +320,10 @@ void SagaRun::OnResult(const StepResult& result) {
     } else {
       t.set_deferred(true);
       if (t.retry_time_us() != 0) {
-        t.set_retry_time_us(Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.attempts(), i, false));
+        t.set_retry_time_us(
+            GK_MUTANT(deferred_step_never_asked)
+                ? 0
+                : Jittered(kCallRetryFirst_us, kCallRetryMax_us, t.attempts(), i, false));
       }
     }
   } else if (result.outcome == Outcome::OUTCOME_PENDING) {
@@ -312,23 +334,22 @@ void SagaRun::OnResult(const StepResult& result) {
       AskStep(i);
     } else if (t.retry_time_us() != 0) {
       t.set_retry_time_us(
-          Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
+          GK_MUTANT(pending_step_never_asked_again)
+              ? 0
+              : Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
     }
   } else {
-    t.set_answer(result.payload);
+    if (!GK_MUTANT(answer_not_kept)) t.set_answer(result.payload);
     t.set_retry_time_us(0);
     t.set_expire_time_us(0);
-    t.set_state(result.outcome == Outcome::OUTCOME_DONE ? TASK_STATE_DONE : TASK_STATE_REFUSED);
+    const bool done = result.outcome == Outcome::OUTCOME_DONE || GK_MUTANT(refusal_counts_as_done);
+    t.set_state(done ? TASK_STATE_DONE : TASK_STATE_REFUSED);
     if (t.state() == TASK_STATE_DONE && i < plan_.place_count && !order_.has_total()) {
       ReadAmount(step(i), result.payload, &order_);
       if (order_.has_total()) facts_.push_back(Fact::kStatusChanged);
     }
     if (t.state() == TASK_STATE_REFUSED && in_course && !step(i).is_notice) {
-      google::rpc::Status status;
-      if (!status.ParseFromString(result.payload) || status.code() == 0) {
-        status = MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_REFUSED",
-                            absl::StrCat("step \"", step(i).id, "\" was refused"));
-      }
+      const google::rpc::Status status = RefusalOf(step(i), result.payload);
       if (!step(i).in_cancel && UnderWay()) {
         Reject(status, /*retryable=*/false);
       } else if (step(i).in_cancel && CancelUnderWay() && NothingUndoneYet()) {
@@ -355,7 +376,7 @@ void SagaRun::OnDue() {
       const auto status =
           MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "STEP_EXPIRED",
                      absl::StrCat("step \"", step(i).id, "\": nobody answered in time"));
-      if (!step(i).in_cancel && UnderWay()) {
+      if (!step(i).in_cancel && UnderWay() && !GK_MUTANT(expiry_ignored)) {
         Reject(status, /*retryable=*/false);
         continue;
       }
@@ -377,9 +398,11 @@ void SagaRun::SetState(Order::State state) {
 }
 
 void SagaRun::Reject(const google::rpc::Status& status, bool retryable) {
-  if (order_.state() == Order::STATE_CANCEL_REQUESTED || saga_.cancel_requested()) {
+  if (!GK_MUTANT(reject_forgets_the_canceller) &&
+      (order_.state() == Order::STATE_CANCEL_REQUESTED || saga_.cancel_requested())) {
     RefuseCancel(MakeStatus(google::rpc::FAILED_PRECONDITION, kDomain, "ORDER_REJECTED",
                             "the order was refused while its cancel was under way"));
+    if (order_.state() == Order::STATE_REJECTING) return;  // by what it found refused
   }
   saga_.set_place_refusal(status.SerializeAsString());
   saga_.set_place_retryable(retryable);
@@ -393,7 +416,7 @@ void SagaRun::Reject(const google::rpc::Status& status, bool retryable) {
 void SagaRun::BeginCancel() {
   saga_.set_cancel_requested(false);
   saga_.clear_cancel_refusal();
-  saga_.set_cancel_round(saga_.cancel_round() + 1);
+  if (!GK_MUTANT(cancel_round_not_counted)) saga_.set_cancel_round(saga_.cancel_round() + 1);
   for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
     task(i).Clear();
     task(i).set_step_id(step(i).id);
@@ -405,7 +428,7 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
   changed_ = true;
   saga_.set_cancel_requested(false);
   saga_.set_cancel_refusal(status.SerializeAsString());
-  saga_.set_cancel_refused(true);
+  saga_.set_cancel_refused(!GK_MUTANT(refused_cancel_not_taken_back));
   cancel_was_accepted_ = order_.has_cancel_time();
   order_.clear_cancel_time();
   facts_.push_back(Fact::kCancelRefused);
@@ -418,8 +441,9 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
   bool completed = true;
   for (int i = 0; i < plan_.place_count; ++i) {
     Task& t = task(i);
-    if (t.state() == TASK_STATE_SKIPPED) t.set_state(TASK_STATE_UNSPECIFIED);
-    if (Waiting(t.state()) && t.retry_time_us() == 0)
+    if (t.state() == TASK_STATE_SKIPPED && !GK_MUTANT(refused_cancel_leaves_steps_skipped))
+      t.set_state(TASK_STATE_UNSPECIFIED);
+    if (Waiting(t.state()) && t.retry_time_us() == 0 && !GK_MUTANT(refused_cancel_asks_no_more))
       t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
     completed = completed && t.state() == TASK_STATE_DONE;
   }
@@ -429,6 +453,12 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
     if (!cancel_was_accepted_) facts_.push_back(Fact::kCompleted);
   }
   SetState(completed ? Order::STATE_COMPLETED : Order::STATE_PLACED);
+  // A step that was refused while the order was being taken back did not matter, and now does.
+  for (int i = 0; i < plan_.place_count; ++i) {
+    if (task(i).state() != TASK_STATE_REFUSED) continue;
+    Reject(RefusalOf(step(i), task(i).answer()), /*retryable=*/false);
+    return;
+  }
 }
 
 // Steps that nobody will ask any more, and those in course that have nothing to take back.
@@ -436,7 +466,7 @@ void SagaRun::SkipUnasked() {
   for (int i = 0; i < plan_.place_count; ++i) {
     Task& t = task(i);
     if (t.state() == TASK_STATE_UNSPECIFIED ||
-        (Waiting(t.state()) && step(i).undo_method.empty())) {
+        (Waiting(t.state()) && (step(i).undo_method.empty() || GK_MUTANT(asked_step_skipped)))) {
       t.set_state(TASK_STATE_SKIPPED);
     }
     bool to_be_undone = order_.state() == Order::STATE_REJECTING;
@@ -463,16 +493,20 @@ void SagaRun::AskStep(int i) {
   t.set_attempts(t.attempts() + 1);
   if (t.state() == TASK_STATE_UNSPECIFIED) {
     t.set_state(TASK_STATE_ASKED);
-    if (step(i).expires_after_us > 0) t.set_expire_time_us(now_us_ + step(i).expires_after_us);
+    if (step(i).expires_after_us > 0 && !GK_MUTANT(expiry_forgotten))
+      t.set_expire_time_us(now_us_ + step(i).expires_after_us);
   }
   if (t.state() == TASK_STATE_PENDING) {
     t.set_retry_time_us(
         Jittered(kPendingRetryFirst_us, kPendingRetryMax_us, t.attempts(), i, false));
   } else if (step(i).via == GRPC) {
-    t.set_retry_time_us(now_us_ + step(i).deadline_us + kCallGrace_us);
+    t.set_retry_time_us(
+        GK_MUTANT(call_has_no_retry) ? 0 : now_us_ + step(i).deadline_us + kCallGrace_us);
   } else {
     t.set_retry_time_us(
-        Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.attempts(), i, false));
+        GK_MUTANT(command_has_no_retry)
+            ? 0
+            : Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.attempts(), i, false));
   }
   const bool pending = t.state() == TASK_STATE_PENDING;
   asks_.push_back({i, /*undo=*/false, pending ? storefront::v1::JETSTREAM : step(i).via});
@@ -495,7 +529,9 @@ void SagaRun::AskUndo(int i, Via via) {
     t.set_undo_retry_time_us(now_us_ + step(i).deadline_us + kCallGrace_us);
   } else {
     t.set_undo_retry_time_us(
-        Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.undo_attempts(), i, true));
+        GK_MUTANT(undo_has_no_retry)
+            ? 0
+            : Jittered(kCommandRetryFirst_us, kCommandRetryMax_us, t.undo_attempts(), i, true));
   }
   const bool pending = t.undo_state() == TASK_STATE_PENDING;
   asks_.push_back({i, /*undo=*/true, pending ? storefront::v1::JETSTREAM : via});
@@ -506,14 +542,15 @@ bool SagaRun::AskReadySteps() {
   const bool place = UnderWay();
   const bool cancel = CancelUnderWay();
   // A refused order leaves no trace with those whom its buyer did not wait for.
-  const bool taken = order_.state() != Order::STATE_PLACING;
+  const bool taken =
+      order_.state() != Order::STATE_PLACING || GK_MUTANT(hidden_step_asked_before_placed);
   for (int i = 0; i < plan_.flow_count(); ++i) {
     if (task(i).state() != TASK_STATE_UNSPECIFIED) continue;
     const PlanStep& s = step(i);
     if (s.in_cancel ? !cancel : !place || !(taken || s.buyer_waits)) continue;
     bool ready = std::all_of(s.after.begin(), s.after.end(), [&](int j) {
       // A step of cancel that was refused too late to matter does not hold up the rest.
-      return task(j).state() == TASK_STATE_DONE ||
+      return task(j).state() == TASK_STATE_DONE || GK_MUTANT(step_asked_before_its_turn) ||
              (s.in_cancel && task(j).state() == TASK_STATE_REFUSED);
     });
     ready = ready &&
@@ -538,7 +575,7 @@ bool SagaRun::AskReadyUndos() {
                                      }) &&
                          std::all_of(undo.after_undo.begin(), undo.after_undo.end(),
                                      [&](int j) { return Undone(j); });
-      if (!ready) continue;
+      if (!ready && !GK_MUTANT(undo_before_its_condition)) continue;
       AskUndo(undo.step, undo.via);
       asked = true;
     }
@@ -548,13 +585,14 @@ bool SagaRun::AskReadyUndos() {
   const bool rejecting = order_.state() == Order::STATE_REJECTING;
   for (int i = 0; i < plan_.flow_count(); ++i) {
     if (step(i).in_cancel ? !saga_.cancel_refused() : !rejecting) continue;
+    if (GK_MUTANT(reject_takes_nothing_back_of_the_buyer) && step(i).buyer_waits) continue;
     if (!Held(i) || task(i).undo_state() != TASK_STATE_UNSPECIFIED) continue;
     bool ready = true;
     for (int j = 0; j < plan_.flow_count(); ++j) {
       const auto& after = step(j).after;
       if (std::find(after.begin(), after.end(), i) != after.end() && !Undone(j)) ready = false;
     }
-    if (!ready) continue;
+    if (!ready && !GK_MUTANT(reject_in_any_order)) continue;
     AskUndo(i, storefront::v1::JETSTREAM);
     asked = true;
   }
@@ -563,9 +601,11 @@ bool SagaRun::AskReadyUndos() {
 
 // Nobody is told of an order that can never be read.
 void SagaRun::AskReadyNotices() {
-  if (!record_.visible()) return;
+  if (!record_.visible() || GK_MUTANT(notice_never_sent)) return;
   for (int i = plan_.flow_count(); i < saga_.tasks_size(); ++i) {
-    if (task(i).state() == TASK_STATE_UNSPECIFIED && Holds(step(i).when)) AskStep(i);
+    if (task(i).state() == TASK_STATE_UNSPECIFIED &&
+        (Holds(step(i).when) || GK_MUTANT(notice_before_its_trigger)))
+      AskStep(i);
   }
 }
 
@@ -583,18 +623,19 @@ bool SagaRun::SettlePhase() {
   switch (order_.state()) {
     case Order::STATE_PLACING: {
       for (int i = 0; i < plan_.place_count; ++i) {
-        if (step(i).buyer_waits && !done(i) && !Blocked(i)) return false;
+        if (step(i).buyer_waits && !done(i) && !Blocked(i) && !GK_MUTANT(placed_before_done))
+          return false;
       }
       *order_.mutable_place_time() = ToTimestamp(now_us_);
       record_.set_visible(true);
       SetState(Order::STATE_PLACED);
       facts_.push_back(Fact::kPlaced);
-      if (saga_.cancel_requested()) BeginCancel();
+      if (saga_.cancel_requested() && !GK_MUTANT(cancel_of_placing_dropped)) BeginCancel();
       return true;
     }
     case Order::STATE_PLACED: {
       for (int i = 0; i < plan_.place_count; ++i) {
-        if (!done(i)) return false;
+        if (!done(i) && !GK_MUTANT(completed_too_early)) return false;
       }
       *order_.mutable_end_time() = ToTimestamp(now_us_);
       SetState(Order::STATE_COMPLETED);
@@ -612,13 +653,13 @@ bool SagaRun::SettlePhase() {
       *order_.mutable_cancel_time() = ToTimestamp(now_us_);
       order_.clear_end_time();
       SetState(Order::STATE_CANCELLING);
-      SkipUnasked();
+      if (!GK_MUTANT(cancel_skips_nothing)) SkipUnasked();
       facts_.push_back(Fact::kCancelAccepted);
       return true;
     }
     case Order::STATE_CANCELLING: {
       for (const PlanUndo& undo : plan_.cancel_undos) {
-        if (!Undone(undo.step)) return false;
+        if (!Undone(undo.step) && !GK_MUTANT(cancelled_too_early)) return false;
       }
       for (int i = 0; i < all; ++i) {
         const auto state = task(i).state();
@@ -635,7 +676,7 @@ bool SagaRun::SettlePhase() {
     case Order::STATE_REJECTING: {
       if (saga_.cancel_refused()) return false;
       for (int i = 0; i < plan_.place_count; ++i) {
-        if (!Undone(i)) return false;
+        if (!Undone(i) && !GK_MUTANT(rejected_too_early)) return false;
       }
       *order_.mutable_end_time() = ToTimestamp(now_us_);
       SetState(Order::STATE_REJECTED);
@@ -667,7 +708,7 @@ void SagaRun::Advance() {
       const Task& t = task(undo.step);
       if (undo.buyer_waits && t.undo_state() == TASK_STATE_ASKED && !t.deferred()) answered = false;
     }
-    if (answered) facts_.push_back(Fact::kCancelAnswered);
+    if (answered && !GK_MUTANT(canceller_never_answered)) facts_.push_back(Fact::kCancelAnswered);
   }
   UpdateStatus();
   UpdateDueTime();
@@ -701,7 +742,8 @@ void SagaRun::UpdateDueTime() {
       earliest(t.retry_time_us());
       earliest(t.expire_time_us());
     }
-    if (Waiting(t.undo_state())) earliest(t.undo_retry_time_us());
+    if (Waiting(t.undo_state()) && !GK_MUTANT(due_time_without_undos))
+      earliest(t.undo_retry_time_us());
   }
   // An earlier time than needed is kept while it has not passed: the column is indexed, and most
   // orders end before it comes.

@@ -1,5 +1,6 @@
 #include "flow/step.h"
 
+#include "flow/mutant.h"
 #include "flow/values.h"
 
 namespace gaekju::flow {
@@ -79,7 +80,7 @@ void AnswerPendingStep(const Answer& answer, absl::string_view answer_type, Step
   GK_CHECK(record->outcome() == Outcome::OUTCOME_PENDING);
   GK_CHECK(record->undo() == Outcome::OUTCOME_UNSPECIFIED) << "answered after its undo";
   GK_CHECK(answer.kind != Answer::Kind::kPending) << "a person answers done or refused";
-  RecordAnswer(answer, record);
+  if (!GK_MUTANT(persons_answer_not_recorded)) RecordAnswer(answer, record);
   SendAnswer(answer, answer_type, *record, /*undo=*/false, record->reply_to(), turn);
 }
 
@@ -87,7 +88,7 @@ void AnswerPendingUndo(const Answer& answer, absl::string_view answer_type, Step
                        Turn& turn) {
   GK_CHECK(record->undo() == Outcome::OUTCOME_PENDING);
   GK_CHECK(answer.kind == Answer::Kind::kDone) << "an undo is never refused";
-  RecordUndoAnswer(answer, record);
+  if (!GK_MUTANT(persons_undo_answer_not_recorded)) RecordUndoAnswer(answer, record);
   SendAnswer(answer, answer_type, *record, /*undo=*/true, record->undo_reply_to(), turn);
 }
 

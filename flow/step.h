@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/turn.h"
 #include "google/rpc/code.pb.h"
 
@@ -83,7 +84,8 @@ std::shared_ptr<const Handler> StepHandler(
       [&table, decide, domain](const Request& request, const Caller& caller, Turn& turn) {
         const std::string key = StepKey(request.order_id(), request.step_id());
         const uint64_t fingerprint = Fingerprint(request);
-        if (const Resource* found = turn.Find<Resource>(table, key)) {
+        const Resource* found = turn.Find<Resource>(table, key);
+        if (found != nullptr && !GK_MUTANT(step_not_remembered)) {
           const StepRecord& record = found->step();
           if (record.undo() != Outcome::OUTCOME_UNSPECIFIED) {
             return Refuse(google::rpc::FAILED_PRECONDITION, domain, "STEP_UNDONE",
@@ -142,7 +144,10 @@ std::shared_ptr<const Handler> UndoHandler(
           }
           return RecordedUndoAnswer(found->step());
         }
-        const bool was_done = found != nullptr && found->step().outcome() == Outcome::OUTCOME_DONE;
+        const bool was_done = found != nullptr &&
+                              found->step().outcome() == Outcome::OUTCOME_DONE &&
+                              !GK_MUTANT(undo_voids_what_was_done);
+        if (found == nullptr && GK_MUTANT(tombstone_forgotten)) return Answer();
         if (was_done && held_rows) {
           Answer retry;
           retry.kind = Answer::Kind::kRetry;
@@ -165,7 +170,7 @@ std::shared_ptr<const Handler> UndoHandler(
         } else {
           make_void(request, resource, turn);
         }
-        RecordUndoAnswer(answer, resource.mutable_step());
+        if (!GK_MUTANT(undo_not_recorded)) RecordUndoAnswer(answer, resource.mutable_step());
         return answer;
       });
 }

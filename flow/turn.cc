@@ -1,5 +1,6 @@
 #include "flow/turn.h"
 
+#include "flow/mutant.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "google/rpc/error_details.pb.h"
@@ -127,7 +128,8 @@ void Turn::Emit(const Table& table, absl::string_view key, const google::protobu
   envelope.type = event.GetTypeName();
   envelope.order_id = std::string(order_id);
   envelope.resource = table.name + "/" + std::string(key);
-  envelope.version = ++row.version;
+  envelope.version = row.version + 1;
+  if (!GK_MUTANT(version_not_counted)) ++row.version;
   envelope.payload = event.SerializeAsString();
   Send(std::move(envelope));
 }

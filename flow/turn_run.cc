@@ -1,6 +1,7 @@
 #include "flow/turn_run.h"
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "google/protobuf/descriptor.h"
 #include "google/rpc/code.pb.h"
 
@@ -81,7 +82,9 @@ void TurnRunner::HandleItem(TurnItem& item, Turn& turn) const {
   }
   if (item.answer.kind == Answer::Kind::kRetry) {
     if (++item.retries <= item_retries_max_) {
-      item.keys.insert(item.keys.end(), item.answer.more_keys.begin(), item.answer.more_keys.end());
+      if (!GK_MUTANT(more_rows_never_loaded))
+        item.keys.insert(item.keys.end(), item.answer.more_keys.begin(),
+                         item.answer.more_keys.end());
       return;
     }
     item.answer = Refuse(google::rpc::ABORTED, context_.service, "TOO_MANY_RETRIES",
@@ -98,7 +101,7 @@ void TurnRunner::AnswerCommand(const TurnItem& item, Turn& turn) const {
   envelope.to = item.caller.reply_to;
   envelope.order_id = item.order_id;
   envelope.step_id = item.step_id;
-  envelope.undo = item.undo;
+  envelope.undo = item.undo && !GK_MUTANT(undos_answer_reads_as_the_steps);
   const auto type = response_types_.find(item.handler);
   if (type != response_types_.end()) envelope.type = type->second;
   switch (item.answer.kind) {
@@ -107,6 +110,7 @@ void TurnRunner::AnswerCommand(const TurnItem& item, Turn& turn) const {
       envelope.payload = item.answer.payload;
       break;
     case Answer::Kind::kRefused:
+      if (GK_MUTANT(refused_command_not_answered)) return;
       envelope.outcome = Outcome::OUTCOME_REFUSED;
       envelope.type = item.answer.status.GetTypeName();
       envelope.payload = item.answer.status.SerializeAsString();
@@ -129,7 +133,8 @@ StepResult ResultOfCall(const Call& call, const google::rpc::Status& status, boo
   out.undo = call.undo;
   switch (status.code()) {
     case google::rpc::OK:
-      out.outcome = pending ? Outcome::OUTCOME_PENDING : Outcome::OUTCOME_DONE;
+      out.outcome = pending && !GK_MUTANT(pending_call_counts_as_done) ? Outcome::OUTCOME_PENDING
+                                                                       : Outcome::OUTCOME_DONE;
       out.payload = std::move(payload);
       return out;
     case google::rpc::INVALID_ARGUMENT:
@@ -140,7 +145,8 @@ StepResult ResultOfCall(const Call& call, const google::rpc::Status& status, boo
       out.outcome = Outcome::OUTCOME_REFUSED;
       break;
     default:
-      out.unreachable = true;
+      out.unreachable = !GK_MUTANT(unknown_fate_counts_as_refused);
+      if (!out.unreachable) out.outcome = Outcome::OUTCOME_REFUSED;
   }
   out.payload = status.SerializeAsString();
   return out;

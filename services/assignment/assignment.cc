@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/assignment/v1/assignment_events.pb.h"
@@ -53,7 +54,8 @@ const flow::Table kAssignments = {"assignments",
                                    {"state", "state"}}};
 
 bool HasRoom(const Dealer& dealer) {
-  return dealer.capacity() == 0 || dealer.assigned_count() < dealer.capacity();
+  return dealer.capacity() == 0 || dealer.assigned_count() < dealer.capacity() ||
+         GK_MUTANT(dealer_over_capacity);
 }
 
 namespace {
@@ -297,12 +299,13 @@ Answer RefuseCancelled() {
 
 Answer Unassign(Assignment& assignment, Turn& turn) {
   // A buyer who has it no longer holds the dealer's room.
-  if (assignment.state() == Assignment::STATE_ASSIGNED) {
-    MoveAssigned(assignment.dealer_id(), -1, turn);
+  if (assignment.state() == Assignment::STATE_ASSIGNED && !GK_MUTANT(room_never_given_back)) {
+    MoveAssigned(assignment.dealer_id(), GK_MUTANT(room_given_back_twice) ? -2 : -1, turn);
   }
   assignment.set_state(Assignment::STATE_CANCELLED);
   *assignment.mutable_cancel_time() = flow::ToTimestamp(turn.now_us());
-  if (assignment.pickup_step().outcome() == Outcome::OUTCOME_PENDING) {
+  if (assignment.pickup_step().outcome() == Outcome::OUTCOME_PENDING &&
+      !GK_MUTANT(cancelled_pickup_still_awaited)) {
     flow::AnswerPendingStep(RefuseCancelled(), AwaitPickupResponse::descriptor()->full_name(),
                             assignment.mutable_pickup_step(), turn);
   }
@@ -377,7 +380,9 @@ Answer AwaitPickup(const AwaitPickupRequest& request, const Caller& caller, Turn
   record->set_request_fingerprint(fingerprint);
   record->set_reply_to(caller.reply_to);
   const Answer answer =
-      assignment.state() == Assignment::STATE_PICKED_UP ? PickedUp(assignment) : flow::Pending();
+      assignment.state() == Assignment::STATE_PICKED_UP && !GK_MUTANT(early_pickup_forgotten)
+          ? PickedUp(assignment)
+          : flow::Pending();
   flow::RecordAnswer(answer, record);
   return answer;
 }
@@ -404,10 +409,11 @@ Answer ConfirmPickup(const ConfirmPickupRequest& request, const Caller&, Turn& t
   HeldDealer(*found, &retry.more_keys);
   if (!turn.HasRow(retry.more_keys[0])) return retry;
   Assignment& assignment = turn.Edit<Assignment>(kAssignments, request.assignment_id());
-  MoveAssigned(assignment.dealer_id(), -1, turn);
+  if (!GK_MUTANT(pickup_keeps_the_room)) MoveAssigned(assignment.dealer_id(), -1, turn);
   assignment.set_state(Assignment::STATE_PICKED_UP);
   *assignment.mutable_pickup_time() = flow::ToTimestamp(turn.now_us());
-  if (assignment.pickup_step().outcome() == Outcome::OUTCOME_PENDING) {
+  if (assignment.pickup_step().outcome() == Outcome::OUTCOME_PENDING &&
+      !GK_MUTANT(pickup_not_told)) {
     flow::AnswerPendingStep(PickedUp(assignment), AwaitPickupResponse::descriptor()->full_name(),
                             assignment.mutable_pickup_step(), turn);
   }

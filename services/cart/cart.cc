@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/cart/v1/cart_events.pb.h"
@@ -85,7 +86,8 @@ Answer Fill(const FillRequest& request, const Caller&, Cart& cart, Turn& turn) {
 Answer Empty(Cart& cart, Turn& turn) {
   GK_CHECK(cart.state() == Cart::STATE_WAITING || cart.state() == Cart::STATE_PAID)
       << cart.cart_id();
-  cart.set_state(Cart::STATE_CANCELLED);
+  if (!GK_MUTANT(paid_cart_not_emptied) || cart.state() != Cart::STATE_PAID)
+    cart.set_state(Cart::STATE_CANCELLED);
   *cart.mutable_cancel_time() = flow::ToTimestamp(turn.now_us());
   EmitEvent<CartCancelled>(cart, turn);
   return flow::Done(EmptyResponse());
@@ -114,11 +116,12 @@ Answer CheckOut(const CheckOutRequest& request, const Caller&, Turn& turn) {
     return flow::Refuse(google::rpc::NOT_FOUND, kDomain, "CART_NOT_FOUND",
                         absl::StrCat("the order has no cart ", request.cart_id()), "cart_id");
   }
-  if (found->state() == Cart::STATE_CANCELLED) {
+  if (found->state() == Cart::STATE_CANCELLED && !GK_MUTANT(emptied_cart_paid)) {
     return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "CART_CANCELLED",
                         "the cart was emptied", "cart_id");
   }
-  if (found->state() == Cart::STATE_WAITING) {
+  if ((found->state() == Cart::STATE_WAITING || GK_MUTANT(emptied_cart_paid)) &&
+      !GK_MUTANT(check_out_pays_nothing)) {
     Cart& cart = turn.Edit<Cart>(kCarts, request.cart_id());
     cart.set_state(Cart::STATE_PAID);
     *cart.mutable_pay_time() = flow::ToTimestamp(turn.now_us());

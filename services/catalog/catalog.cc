@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/catalog/v1/catalog_events.pb.h"
@@ -300,7 +301,7 @@ Answer ShortOf(const Price& price, const Turn& turn) {
     const LineItem& line = price.lines[i];
     const int64_t available_count =
         turn.Find<Product>(kProducts, line.product_id())->available_count();
-    if (available_count < line.quantity()) {
+    if (available_count < line.quantity() && !GK_MUTANT(last_unit_sold_twice)) {
       return flow::Refuse(FAILED_PRECONDITION, kDomain, "STOCK_SHORT",
                           absl::StrCat("only ", available_count, " of ", line.product_id(),
                                        " left, not ", line.quantity()),
@@ -316,7 +317,10 @@ void MoveStock(const RepeatedPtrField<LineItem>& lines, int sign, Turn& turn) {
     Product& product = turn.Edit<Product>(kProducts, line.product_id());
     const int64_t count = int64_t{sign} * line.quantity();
     product.set_available_count(product.available_count() - count);
-    product.set_reserved_count(product.reserved_count() + count);
+    if (sign > 0 || !GK_MUTANT(release_keeps_the_reserved_count))
+      product.set_reserved_count(product.reserved_count() + count);
+    if (sign < 0 && GK_MUTANT(stock_restored_twice))
+      product.set_available_count(product.available_count() - count);
     GK_CHECK(product.available_count() >= 0 && product.reserved_count() >= 0)
         << product.product_id() << " " << product.available_count() << " "
         << product.reserved_count();
@@ -342,15 +346,15 @@ Answer Reserve(const ReserveRequest& request, const Caller&, Reservation& reserv
   for (const LineItem& line : price.lines) *reservation.add_lines() = line;
   *reservation.mutable_amount() = price.amount;
   reservation.set_state(Reservation::STATE_HELD);
-  MoveStock(reservation.lines(), +1, turn);
+  if (!GK_MUTANT(reserve_takes_no_stock)) MoveStock(reservation.lines(), +1, turn);
   EmitEvent<StockReserved>(reservation, turn);
   return DoneWithPrice<ReserveResponse>(price);
 }
 
 Answer Release(Reservation& reservation, Turn& turn) {
   GK_CHECK(reservation.state() == Reservation::STATE_HELD) << reservation.reservation_id();
-  reservation.set_state(Reservation::STATE_RELEASED);
-  MoveStock(reservation.lines(), -1, turn);
+  if (!GK_MUTANT(released_stock_still_held)) reservation.set_state(Reservation::STATE_RELEASED);
+  if (!GK_MUTANT(stock_never_restored)) MoveStock(reservation.lines(), -1, turn);
   EmitEvent<StockReleased>(reservation, turn);
   return flow::Done(ReleaseResponse());
 }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/delivery/v1/delivery_events.pb.h"
@@ -130,6 +131,7 @@ Answer Start(const StartRequest& request, const Caller&, Delivery& delivery, Tur
 
 Answer Cancel(Delivery& delivery, Turn& turn) {
   GK_CHECK(!IsStopped(delivery)) << delivery.delivery_id();
+  if (GK_MUTANT(stopped_parcel_goes_on)) return flow::Done(CancelResponse());
   *delivery.mutable_cancel_time() = flow::ToTimestamp(turn.now_us());
   if (HasArrived(delivery)) {
     delivery.set_state(Delivery::STATE_RETURNING);
@@ -139,7 +141,8 @@ Answer Cancel(Delivery& delivery, Turn& turn) {
     EmitEvent<DeliveryCancelled>(delivery, turn);
   }
   // Nobody will confirm the receipt any more: whoever waits for it is told.
-  if (delivery.receipt_step().outcome() == Outcome::OUTCOME_PENDING) {
+  if (delivery.receipt_step().outcome() == Outcome::OUTCOME_PENDING &&
+      !GK_MUTANT(stopped_parcel_still_awaited)) {
     flow::AnswerPendingStep(RefuseStopped(delivery),
                             AwaitReceiptResponse::descriptor()->full_name(),
                             delivery.mutable_receipt_step(), turn);
@@ -169,10 +172,11 @@ google::rpc::Status ValidateRecordProgress(const RecordProgressRequest& request)
 Answer RecordProgress(const RecordProgressRequest& request, const Caller&, Turn& turn) {
   const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
   if (found == nullptr) return NotFound(request.delivery_id());
-  if (IsStopped(*found)) return RefuseStopped(*found);
+  if (IsStopped(*found) && !GK_MUTANT(late_courier_resurrects)) return RefuseStopped(*found);
   // STARTED < IN_TRANSIT < DELIVERED < RECEIVED: never backwards, so what is reported late changes
   // nothing.
-  if (found->state() >= request.state()) return DoneWithDelivery<RecordProgressResponse>(*found);
+  if (found->state() >= request.state() && !GK_MUTANT(late_courier_resurrects))
+    return DoneWithDelivery<RecordProgressResponse>(*found);
   Delivery& delivery = turn.Edit<Delivery>(kDeliveries, request.delivery_id());
   delivery.set_state(request.state());
   if (request.state() == Delivery::STATE_DELIVERED) {
@@ -205,9 +209,10 @@ Answer ConfirmReceipt(const ConfirmReceiptRequest& request, const Caller&, Turn&
   AwaitReceiptResponse response;
   *response.mutable_receipt_time() = flow::ToTimestamp(turn.now_us());
   const Answer receipt = flow::Done(response);
+  if (GK_MUTANT(receipt_not_told)) return DoneWithDelivery<ConfirmReceiptResponse>(delivery);
   if (delivery.receipt_step().outcome() == Outcome::OUTCOME_PENDING) {
     flow::AnswerPendingStep(receipt, response.GetTypeName(), delivery.mutable_receipt_step(), turn);
-  } else {
+  } else if (!GK_MUTANT(early_receipt_forgotten)) {
     flow::RecordAnswer(receipt, delivery.mutable_receipt_step());  // for a step that asks later
   }
   return DoneWithDelivery<ConfirmReceiptResponse>(delivery);

@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/notification/v1/notification_events.pb.h"
@@ -129,7 +130,8 @@ flow::FieldChecks& CheckText(const LocalizedText& text, flow::FieldChecks& check
 void Send(Notice& notice, Turn& turn) {
   NoticeCounter& counter = turn.Edit<NoticeCounter>(kNoticeCounters, notice.storefront());
   counter.set_storefront(notice.storefront());
-  counter.set_last_number(counter.last_number() + 1);
+  if (!GK_MUTANT(notices_number_twice) || counter.last_number() == 0)
+    counter.set_last_number(counter.last_number() + 1);
   notice.set_number(counter.last_number());
   // Nobody named: the buyer, so that lists by recipient find it.
   if (notice.recipient() == Recipient::RECIPIENT_UNSPECIFIED)
@@ -140,7 +142,8 @@ void Send(Notice& notice, Turn& turn) {
   turn.Append<Notice>(kNoticeLog, log_key) = Shown(notice);
   NoticeSent event;
   *event.mutable_notice() = Shown(notice);
-  turn.Emit(kNotices, notice.notice_id(), event, notice.order_id());
+  if (!GK_MUTANT(notice_not_published))
+    turn.Emit(kNotices, notice.notice_id(), event, notice.order_id());
 }
 
 // --- the step

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/request.h"
 #include "flow/saga.h"
 #include "flow/values.h"
@@ -191,7 +192,7 @@ void SendAsk(const flow::Plan& plan, const OrderRecord& record, const SagaRun::A
   command.order_id = record.order().order_id();
   command.step_id = wire_id;
   command.undo = ask.undo;
-  command.reply_to = "order";
+  if (!GK_MUTANT(command_without_return_address)) command.reply_to = "order";
   command.traceparent = record.traceparent();
   command.payload = std::move(payload);
   turn.Send(std::move(command));
@@ -200,7 +201,9 @@ void SendAsk(const flow::Plan& plan, const OrderRecord& record, const SagaRun::A
 // Hands what a run has decided to the turn. REQUIRES: `record` is the turn's row, edited.
 void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record, Turn& turn) {
   const Order& order = record.order();
-  for (const SagaRun::Ask& ask : run.asks()) SendAsk(plan, record, ask, turn);
+  for (const SagaRun::Ask& ask : run.asks()) {
+    if (!(ask.undo && GK_MUTANT(undo_decided_but_not_sent))) SendAsk(plan, record, ask, turn);
+  }
   // Every event carries the whole order, so one event of a run tells of all it did; each kind is
   // told for those who wait for it.
   const bool was_taken = order.has_place_time();
@@ -209,11 +212,14 @@ void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record
     switch (fact) {
       case SagaRun::Fact::kPlaced:
         EmitOrderEvent<order::v1::OrderPlaced>(order, turn);
-        turn.Resolve(PlaceWaitKey(order.order_id()), PlaceAnswer(record));
+        if (!GK_MUTANT(buyer_not_told_of_placed))
+          turn.Resolve(PlaceWaitKey(order.order_id()), PlaceAnswer(record));
         told = true;
         break;
       case SagaRun::Fact::kCompleted:
-        EmitOrderEvent<order::v1::OrderCompleted>(order, turn);
+        if (!GK_MUTANT(completion_not_published)) {
+          EmitOrderEvent<order::v1::OrderCompleted>(order, turn);
+        }
         told = true;
         break;
       case SagaRun::Fact::kRejected:
@@ -221,7 +227,8 @@ void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record
           EmitOrderEvent<order::v1::OrderRejected>(order, turn);
           told = true;
         }
-        turn.Resolve(PlaceWaitKey(order.order_id()), PlaceAnswer(record));
+        if (!GK_MUTANT(buyer_not_told_of_refusal))
+          turn.Resolve(PlaceWaitKey(order.order_id()), PlaceAnswer(record));
         break;
       case SagaRun::Fact::kCancelAccepted:
         EmitOrderEvent<order::v1::OrderCancelled>(order, turn);
@@ -232,10 +239,13 @@ void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record
           EmitOrderEvent<order::v1::OrderCancelRefused>(order, turn);
           told = true;
         }
+        if (GK_MUTANT(canceller_not_told_of_refusal)) break;
         turn.Resolve(CancelWaitKey(order.order_id()), RefusedWith(record.saga().cancel_refusal()));
         break;
       case SagaRun::Fact::kCancelCompleted:
-        EmitOrderEvent<order::v1::OrderCancelCompleted>(order, turn);
+        if (!GK_MUTANT(cancel_end_not_published)) {
+          EmitOrderEvent<order::v1::OrderCancelCompleted>(order, turn);
+        }
         told = true;
         break;
       case SagaRun::Fact::kCancelAnswered:
@@ -285,7 +295,7 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
   const uint64_t fingerprint = flow::Fingerprint(request);
   const std::string key = request.request_id().empty() ? "" : RequestKey(request);
   // What was asked before is answered as before, also by a shop that has changed or closed since.
-  if (!key.empty()) {
+  if (!key.empty() && !GK_MUTANT(request_id_ignored)) {
     if (const auto* placed = turn.Find<PlacedRequest>(kPlacedRequests, key)) {
       if (placed->request_fingerprint() != fingerprint) {
         return Refuse(google::rpc::ALREADY_EXISTS, kDomain, "REQUEST_ID_REUSED",
@@ -302,7 +312,7 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
       const auto* record = turn.Find<OrderRecord>(kOrders, placed->order_id());
       GK_CHECK(record != nullptr) << "request without order: " << key;
       const bool try_again = record->saga().place_retryable() && !record->order().has_place_time();
-      if (!try_again) return PlaceAnswer(*record);
+      if (!try_again || GK_MUTANT(no_second_try)) return PlaceAnswer(*record);
     }
   }
   const flow::Plan* plan = book.Current(request.storefront());
@@ -320,7 +330,8 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
   }
   auto& counter = turn.Edit<NumberCounter>(kNumberCounters, request.storefront());
   counter.set_storefront(request.storefront());
-  counter.set_last_number(counter.last_number() + 1);
+  if (!GK_MUTANT(orders_number_twice) || counter.last_number() == 0)
+    counter.set_last_number(counter.last_number() + 1);
 
   OrderRecord& record = turn.Edit<OrderRecord>(kOrders, caller.request_uuid);
   record.set_request_fingerprint(fingerprint);
@@ -355,7 +366,8 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
   OrderRecord record = *found;
   SagaRun run(plan, &record, turn.now_us());
   const SagaRun::CancelReply reply = run.RequestCancel();
-  if (run.changed()) turn.Edit<OrderRecord>(kOrders, request.order_id()) = record;
+  if (run.changed() && !GK_MUTANT(cancel_not_written))
+    turn.Edit<OrderRecord>(kOrders, request.order_id()) = record;
   Flush(plan, run, record, turn);
   switch (reply) {
     case SagaRun::CancelReply::kDone:

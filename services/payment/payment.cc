@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/payment/v1/payment_events.pb.h"
@@ -74,6 +75,8 @@ void Move(const Payment& payment, absl::string_view reason, const std::string& f
   const std::pair<const char*, int64_t> sides[] = {{"debit", -payment.amount().minor_units()},
                                                    {"credit", payment.amount().minor_units()}};
   for (const auto& [side, amount] : sides) {
+    if (amount < 0 && GK_MUTANT(ledger_side_missing)) continue;
+    if (reason == "refund" && GK_MUTANT(refund_of_zero)) continue;
     const std::string entry_id = absl::StrCat(transaction_id, "/", side);
     LedgerEntry& entry = turn.Append<LedgerEntry>(kLedgerEntries, entry_id);
     entry.set_entry_id(entry_id);
@@ -123,30 +126,35 @@ Answer Capture(const CaptureRequest& request, const Caller&, Payment& payment, T
   *payment.mutable_amount() = request.amount();
   payment.set_payment_method(request.payment_method());
   if (request.payment_method() == kDeclinedMethod) {
+    if (GK_MUTANT(declined_card_charged)) TakeMoney(payment, turn);
     payment.set_state(Payment::STATE_DECLINED);
     return Decline();
   }
   if (request.payment_method().empty() &&
       request.missing_method() == MissingMethod::MISSING_METHOD_AWAIT) {
     payment.set_state(Payment::STATE_AWAITED);
-    return flow::Pending();
+    return GK_MUTANT(awaited_counts_as_paid) ? flow::Done(CaptureResponse()) : flow::Pending();
   }
   return TakeMoney(payment, turn);
 }
 
 Answer Refund(Payment& payment, Turn& turn) {
   GK_CHECK(payment.state() == Payment::STATE_CAPTURED) << payment.payment_id();
-  payment.set_state(Payment::STATE_REFUNDED);
+  if (!GK_MUTANT(refund_leaves_captured)) payment.set_state(Payment::STATE_REFUNDED);
   *payment.mutable_refund_time() = flow::ToTimestamp(turn.now_us());
   Move(payment, "refund", kMerchantAccount, CustomerAccount(payment), turn);
-  EmitEvent<PaymentRefunded>(payment, turn);
+  if (!GK_MUTANT(refund_not_published)) EmitEvent<PaymentRefunded>(payment, turn);
   return flow::Done(RefundResponse());
 }
 
 // Nothing was captured: a declined payment stays declined; one that is awaited, or never came, is
 // void from now on. No money, so no event.
-void Void(const RefundRequest& request, Payment& payment, Turn&) {
+void Void(const RefundRequest& request, Payment& payment, Turn& turn) {
   if (payment.state() == Payment::STATE_DECLINED) return;
+  if (payment.state() == Payment::STATE_AWAITED && GK_MUTANT(void_gives_money_back)) {
+    Move(payment, "refund", kMerchantAccount, CustomerAccount(payment), turn);
+  }
+  if (payment.state() == Payment::STATE_AWAITED && GK_MUTANT(awaited_payment_not_voided)) return;
   payment.set_payment_id(flow::StepKey(request.order_id(), request.step_id()));
   payment.set_order_id(request.order_id());
   payment.set_state(Payment::STATE_VOIDED);
@@ -177,8 +185,9 @@ Answer Pay(const PayRequest& request, const Caller&, Turn& turn) {
                         absl::StrCat("no payment ", request.payment_id()), "payment_id");
   }
   // Paid is paid, however it is asked to be paid again.
-  if (found->state() == Payment::STATE_CAPTURED) return DoneWithPayment(*found);
-  if (found->state() != Payment::STATE_AWAITED) {
+  if (found->state() == Payment::STATE_CAPTURED && !GK_MUTANT(awaited_payment_taken_twice))
+    return DoneWithPayment(*found);
+  if (found->state() != Payment::STATE_AWAITED && !GK_MUTANT(awaited_payment_taken_twice)) {
     return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "PAYMENT_NOT_AWAITED",
                         absl::StrCat("the payment is ", Payment::State_Name(found->state())),
                         "payment_id");

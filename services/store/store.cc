@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "flow/step.h"
 #include "flow/values.h"
 #include "gaekju/store/v1/store_events.pb.h"
@@ -125,7 +126,7 @@ google::rpc::Status ValidateAcceptOrder(const AcceptOrderRequest& request) {
 Answer Accept(Acceptance& acceptance, Turn& turn) {
   acceptance.set_state(Acceptance::STATE_ACCEPTED);
   *acceptance.mutable_accept_time() = flow::ToTimestamp(turn.now_us());
-  EmitEvent<StoreAccepted>(acceptance, turn);
+  if (!GK_MUTANT(acceptance_not_published)) EmitEvent<StoreAccepted>(acceptance, turn);
   AcceptOrderResponse response;
   response.set_acceptance_id(acceptance.acceptance_id());
   return flow::Done(response);
@@ -167,6 +168,8 @@ Answer CancelAccepted(Acceptance& acceptance, Turn& turn) {
 // same: whoever follows the order waits for it.
 void CancelUnaccepted(const CancelAcceptanceRequest& request, Acceptance& acceptance, Turn& turn) {
   if (acceptance.state() == Acceptance::STATE_DECLINED) return;
+  if (acceptance.state() == Acceptance::STATE_WAITING && GK_MUTANT(cancelled_order_can_be_accepted))
+    return;
   acceptance.set_acceptance_id(flow::StepKey(request.order_id(), request.step_id()));
   acceptance.set_order_id(request.order_id());
   Cancel(acceptance, turn);
@@ -205,6 +208,7 @@ Answer AnswerOrder(const AnswerOrderRequest& request, const Caller&, Turn& turn)
     EmitEvent<StoreDeclined>(acceptance, turn);
     step_answer = flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "STORE_DECLINED",
                                "the store does not take the order");
+    if (GK_MUTANT(declined_counts_as_accepted)) step_answer = flow::Done(AcceptOrderResponse());
   }
   flow::AnswerPendingStep(step_answer, AcceptOrderResponse::descriptor()->full_name(),
                           acceptance.mutable_step(), turn);

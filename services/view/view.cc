@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "flow/mutant.h"
 #include "flow/values.h"
 #include "gaekju/assignment/v1/assignment_events.pb.h"
 #include "gaekju/cart/v1/cart_events.pb.h"
@@ -236,7 +237,9 @@ void Touch(int64_t time_us, OrderView* view) {
 // REQUIRES: the event is the next of its resource.
 void Apply(const Message& event, const EventInfo& info, OrderView* view) {
   const std::string resource = ResourceKey(info);
-  GK_CHECK(info.version == AppliedVersion(*view, resource) + 1) << resource << "@" << info.version;
+  const bool is_next = info.version == AppliedVersion(*view, resource) + 1 ||
+                       GK_MUTANT(old_event_applied) || GK_MUTANT(gap_skipped);
+  GK_CHECK(is_next) << resource << "@" << info.version;
   (*view->mutable_applied_versions())[resource] = info.version;
   if (IsShown(*view, resource)) Kinds().Get(info.type).apply(event, view);
   AddToTimeline(info, view);
@@ -258,7 +261,7 @@ EventInfo InfoOf(const ParkedEvent& parked) {
 void Drain(const std::string& resource, OrderView* view) {
   auto* parked = view->mutable_parked();
   for (int i = 0; i < parked->size();) {
-    if (parked->Get(i).resource() != resource ||
+    if (parked->Get(i).resource() != resource || GK_MUTANT(parked_event_forgotten) ||
         parked->Get(i).version() != AppliedVersion(*view, resource) + 1) {
       ++i;
       continue;
@@ -275,6 +278,7 @@ void Drain(const std::string& resource, OrderView* view) {
 }
 
 void AskAgain(const OrderView& view, const std::string& resource, Turn& turn) {
+  if (GK_MUTANT(lost_event_not_asked_for)) return;
   const size_t slash = resource.find('/');
   turn.RequestResend(
       {resource.substr(0, slash), resource.substr(slash + 1), AppliedVersion(view, resource) + 1});
@@ -340,9 +344,10 @@ Answer HandleEvent(const Message& event, const Caller& caller, Turn& turn) {
   const std::string resource = ResourceKey(info);
   const OrderView* found = turn.Find<OrderView>(kOrderViews, info.order_id);
   const int64_t applied = found == nullptr ? 0 : AppliedVersion(*found, resource);
-  if (info.version > applied + 1) {
+  if (info.version > applied + 1 && !GK_MUTANT(gap_skipped)) {
     Park(event, info, turn);
-  } else if (info.version == applied + 1) {
+  } else if (info.version == applied + 1 || (info.version > applied && GK_MUTANT(gap_skipped)) ||
+             GK_MUTANT(old_event_applied)) {
     OrderView& view = turn.Edit<OrderView>(kOrderViews, info.order_id);
     view.set_order_id(info.order_id);
     Apply(event, info, &view);
@@ -363,7 +368,7 @@ Answer HandleNotice(const Notice& notice, const EventInfo& info, Turn& turn) {
   };
   if (const OrderView* found = turn.Find<OrderView>(kOrderViews, info.order_id)) {
     for (const NoticeView& shown : found->notices()) {
-      if (shown.notice_id() == notice.notice_id()) return {};
+      if (shown.notice_id() == notice.notice_id() && !GK_MUTANT(notice_shown_twice)) return {};
     }
     if (found->notices_size() >= kNoticesMax && own < place_of(found->notices(0)) &&
         info.time_us <= flow::ToMicros(found->update_time())) {
