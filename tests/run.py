@@ -362,6 +362,7 @@ SUITES = {
     "buf": buf,
     "grpcurl": grpcurl,
     "acceptance": lambda args: pytest_suite(ROOT / "tests" / "acceptance", args, workers=WORKERS),
+    "mutants": lambda args: one(run(sys.executable, "tests/mutants/run.py")),
     "chaos": lambda args: pytest_suite(ROOT / "tests" / "chaos", args),
 }
 
