@@ -11,10 +11,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "check/node_table.h"
+#include "check/world.h"
 #include "flow/step.h"
 #include "flow/storefront.h"
 #include "flow/turn.h"
@@ -331,6 +334,37 @@ TEST(Explore, AnyNumberOfFaultsFindsWhatFewFind) {
     EXPECT_EQ(any.verdict, few.verdict) << from;
     EXPECT_EQ(any.hazard, few.hazard) << from;
     EXPECT_EQ(any.trace, few.trace) << from;  // the story is one with as few faults as possible
+  }
+}
+
+// All rows (of all contexts together) that a storefront can come to.
+absl::flat_hash_set<Node> RowsWithin(World& world, Network network, const Bounds& bounds) {
+  World::Worker worker;
+  absl::flat_hash_set<Node> seen = {Node()}, rows;
+  std::vector<Node> todo = {Node()};
+  while (!todo.empty()) {
+    const Node node = todo.back();
+    todo.pop_back();
+    rows.insert(world.Settled(node, /*everything_is_lost=*/true));
+    world.Expand(worker, node, network, bounds, [&](const Node& next, uint64_t, const Move&) {
+      if (seen.insert(next).second) todo.push_back(next);
+    });
+  }
+  return rows;
+}
+
+// The claim that README.md argues: nothing that counted faults lead to is missed.
+TEST(Explore, AnyNumberOfFaultsComesToAllThatFewComeTo) {
+  for (const char* name : {"fashion", "myshop", "tshop"}) {
+    const auto plan = flow::ParseStorefront(Shop(name), "");
+    World world(*plan);
+    ASSERT_TRUE(world.Prepare({}).ok());
+    const auto any = RowsWithin(world, Network::kAny, Bounds());
+    const auto few = RowsWithin(world, Network::kCounted, Faults(1));
+    std::cout << name << ": " << few.size() << " of " << any.size() << " rows\n";
+    EXPECT_GT(few.size(), 100u);
+    EXPECT_GE(any.size(), few.size());
+    for (const Node& rows : few) ASSERT_TRUE(any.contains(rows)) << name;
   }
 }
 
