@@ -55,7 +55,7 @@ constexpr int64_t kSecond = 1'000'000;
 constexpr int64_t kMinute = 60 * kSecond;
 constexpr int64_t kStart_us = 1'800'000'000'000'000;
 // How the runtime is set when nobody sets it (runtime/bus.h, relay.h, turn_loop.h).
-constexpr int64_t kAckWait = 30 * kSecond;
+constexpr int64_t kAckWait = 5 * kSecond;
 constexpr int64_t kNakDelay = 1 * kSecond;
 constexpr int64_t kDuplicateWindow = 120 * kSecond;
 constexpr int64_t kTimerInterval = 200 * kMillisecond;
