@@ -344,7 +344,6 @@ std::string BuildRequest(const Plan& plan, const PlanStep& step, const Order& or
       if (field.number != static_cast<uint32_t>(copy.source->number())) continue;
       AppendTag(copy.target->number(), field.wire_type, &request);
       request.append(field.value.data(), field.value.size());
-      if (GK_MUTANT(only_the_first_line_is_asked)) break;
     }
   }
   if (!GK_MUTANT(shops_words_not_passed_on)) request.append(step.constants);

@@ -445,6 +445,8 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
       t.set_state(TASK_STATE_UNSPECIFIED);
     if (Waiting(t.state()) && t.retry_time_us() == 0 && !GK_MUTANT(refused_cancel_asks_no_more))
       t.set_retry_time_us(now_us_ + kCallRetryFirst_us);
+    if (Waiting(t.state()) && t.expire_time_us() == 0 && step(i).expires_after_us > 0)
+      t.set_expire_time_us(now_us_ + step(i).expires_after_us);
     completed = completed && t.state() == TASK_STATE_DONE;
   }
   if (completed && !order_.has_end_time()) {

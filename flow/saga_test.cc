@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "flow/saga_rules.h"
 #include "flow/storefront.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "google/rpc/code.pb.h"
@@ -186,6 +187,7 @@ class House {
   std::string Run(Input input) {
     SagaRun run(plan, &record, now_us);
     input(run);
+    EXPECT_EQ(BrokenSagaRule(plan, record), "");
     last_asks = run.asks();
     std::vector<std::string> log;
     for (const auto& ask : run.asks()) {
@@ -460,6 +462,26 @@ TEST(Cancel, WhatIsRefusedWhileItIsTakenBackCountsOnceTheCancelIsRefused) {
   EXPECT_EQ(h.Refused("deliver"), "cancel answered");
   EXPECT_EQ(h.Refused("seller"), "undo reserve; cancel refused; rejected");
   EXPECT_EQ(h.Undone("reserve"), "reject completed");
+}
+
+// The cancel had stopped its clock.
+TEST(Cancel, WhatExpiresDoesSoAgainOnceTheCancelIsRefused) {
+  std::string text = kAskedCancel;
+  const std::pair<std::string, std::string> changes[] = {
+      {R"(call: "store.AcceptOrder" via: GRPC)", R"(call: "store.AcceptOrder" via: JETSTREAM)"},
+      {R"(after: "reserve" })", R"(after: "reserve" expires_after { seconds: 60 } })"},
+      {R"(undo: "reserve" after: "deliver")", R"(undo: "reserve" after: "seller")"}};
+  for (const auto& [from, to] : changes) {
+    ASSERT_NE(text.find(from), std::string::npos) << from;
+    text.replace(text.find(from), from.size(), to);
+  }
+  House h(text);
+  h.Place();
+  h.Done("reserve");
+  h.Pending("deliver");
+  EXPECT_EQ(h.Cancel(), "done: ask seller; cancel accepted; cancel answered");
+  EXPECT_EQ(h.Refused("seller"), "cancel refused");
+  EXPECT_EQ(h.After(61 * kSecond), "undo deliver; rejected");
 }
 
 TEST(Cancel, AnUnreachableContextRefusesItAndIsTakenBack) {

@@ -312,7 +312,7 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
       const auto* record = turn.Find<OrderRecord>(kOrders, placed->order_id());
       GK_CHECK(record != nullptr) << "request without order: " << key;
       const bool try_again = record->saga().place_retryable() && !record->order().has_place_time();
-      if (!try_again || GK_MUTANT(no_second_try)) return PlaceAnswer(*record);
+      if (!try_again) return PlaceAnswer(*record);
     }
   }
   const flow::Plan* plan = book.Current(request.storefront());
