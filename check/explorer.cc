@@ -427,10 +427,12 @@ Replayed Exploration::Replay(const std::vector<std::string>& moves, bool counted
     replayed.instead.clear();
   }
   replayed.held = world_.HeldBy(node);
-  replayed.hazard = world_.Violation(node, network, &replayed.sentence);
-  if (replayed.hazard.empty() && !reopens.empty()) {
+  // A move is judged before the state that it leads to, as in the search.
+  if (!reopens.empty()) {
     replayed.hazard = kReopened;
     replayed.sentence = reopens;
+  } else {
+    replayed.hazard = world_.Violation(node, network, &replayed.sentence);
   }
   CanEnd known;
   if (replayed.hazard.empty() && node.started &&

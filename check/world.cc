@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "flow/check.h"
 #include "flow/saga.h"
+#include "flow/saga_rules.h"
 #include "gaekju/assignment/v1/assignment_service.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
@@ -538,6 +539,7 @@ void World::Judge(int context, ContextState* state) {
 
 void World::JudgeOrder(const OrderRecord& record, ContextState* state) {
   const Order& order = record.order();
+  state->broken = flow::BrokenSagaRule(plan_, record);
   state->order_state = order.state();
   state->word = order.status_text().ko();
   if (order.status_text().en() != order.status_text().ko())
@@ -907,6 +909,10 @@ int64_t World::turn_count() const {
 // ---------------------------------------------------------------- properties
 
 std::string World::Violation(const Node& node, Network network, std::string* sentence) const {
+  if (!StateIn(node, 0).broken.empty()) {
+    *sentence = StateIn(node, 0).broken;
+    return "out of turn";
+  }
   for (int c = 1; c < static_cast<int>(contexts_.size()); ++c) {
     if (!StateIn(node, c).suspect) continue;
     const std::string& twice = StateIn(node, c).twice;
@@ -974,6 +980,18 @@ std::string World::EndViolation(const Node& node, std::string* sentence) const {
       if (plan_.steps[i].undo_method.empty() || held_count[i] == 1) continue;
       *sentence = absl::StrCat("the order is completed, and ", StepText(i, false),
                                held_count[i] == 0 ? " is not done" : " is done twice");
+      return held_count[i] == 0 ? "step missing" : "non-idempotence";
+    }
+  }
+  if (order == Order::STATE_CANCELLED) {
+    const OrderRecord told = RecordOf(node.order());
+    for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
+      if (plan_.steps[i].undo_method.empty() || held_count[i] == 1 ||
+          told.saga().tasks(i).state() != order::v1::TASK_STATE_DONE)
+        continue;
+      *sentence =
+          absl::StrCat("the order is cancelled, and ", StepText(i, false),
+                       held_count[i] == 0 ? " of its cancel does not stand" : " is done twice");
       return held_count[i] == 0 ? "step missing" : "non-idempotence";
     }
   }

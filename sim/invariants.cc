@@ -120,6 +120,7 @@ class Auditor {
   absl::Status Assignments();
   absl::Status Notices();
   absl::Status Views();
+  void CheckUndone(const std::string& key, const StepRecord& step, bool lives);
   void KeepStep(const std::string& context, const std::string& key, const StepRecord& step);
   void CheckOrder(const std::string& id, const OrderFacts& facts);
   void CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
@@ -184,6 +185,12 @@ absl::Status Auditor::ReadOrdersAgain() {
                    facts.due_time_us == record.due_time_us() && facts.visible == record.visible() &&
                    facts.order.status_code() == record.order().status_code();
   });
+}
+
+// What was taken back does not live on. `lives`: as its row says.
+void Auditor::CheckUndone(const std::string& key, const StepRecord& step, bool lives) {
+  if (lives && step.undo() == Outcome::OUTCOME_DONE)
+    Violate(1, key, "was taken back, and its row does not say so");
 }
 
 void Auditor::KeepStep(const std::string& context, const std::string& key, const StepRecord& step) {
@@ -267,6 +274,8 @@ absl::Status Auditor::Catalog() {
       catalog::kReservations,
       [&](const std::string& key, const catalog::v1::Reservation& reservation) {
         KeepStep("catalog", key, reservation.step());
+        CheckUndone(key, reservation.step(),
+                    reservation.state() == catalog::v1::Reservation::STATE_HELD);
         if (reservation.state() != catalog::v1::Reservation::STATE_HELD) return;
         for (const auto& line : reservation.lines()) held[line.product_id()] += line.quantity();
       });
@@ -294,6 +303,9 @@ absl::Status Auditor::Store() {
       store::kAcceptances, [&](const std::string& key, const store::v1::Acceptance& acceptance) {
         KeepStep("store", key, acceptance.step());
         acceptances_[acceptance.order_id()].push_back(acceptance.state());
+        CheckUndone(key, acceptance.step(),
+                    acceptance.state() != store::v1::Acceptance::STATE_CANCELLED &&
+                        acceptance.state() != store::v1::Acceptance::STATE_DECLINED);
       });
 }
 
@@ -304,6 +316,9 @@ absl::Status Auditor::Deliveries() {
       delivery::kDeliveries, [&](const std::string& key, const delivery::v1::Delivery& delivery) {
         KeepStep("delivery", key, delivery.step());
         deliveries_[delivery.order_id()].push_back(delivery.state());
+        CheckUndone(key, delivery.step(),
+                    delivery.state() != delivery::v1::Delivery::STATE_CANCELLED &&
+                        delivery.state() != delivery::v1::Delivery::STATE_RETURNING);
         const StepRecord& receipt = delivery.receipt_step();
         if (receipt.step_id().empty()) return;  // nobody waits for it
         KeepStep("delivery", absl::StrCat(receipt.order_id(), "/", receipt.step_id()), receipt);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "flow/saga_rules.h"
 #include "flow/storefront.h"
 #include "flow/turn_run.h"
 #include "gaekju/assignment/v1/assignment_service.pb.h"
@@ -904,6 +905,14 @@ void Simulation::Look(Node& node, const Turn& turn) {
     if (key.table == &payment::kLedgerEntries) {
       const auto& entry = static_cast<const payment::v1::LedgerEntry&>(*row.body);
       sums[entry.transaction_id()] += entry.amount();
+    } else if (key.table == &order::kOrders) {
+      const auto& record = static_cast<const OrderRecord&>(*row.body);
+      const flow::Plan* plan =
+          shops_.Find(record.order().storefront(), record.order().storefront_revision());
+      const std::string wrong = plan == nullptr ? "" : flow::BrokenSagaRule(*plan, record);
+      if (!wrong.empty())
+        Violate(absl::StrCat("order ", key.key, " (", Order::State_Name(record.order().state()),
+                             "): ", wrong));
     } else if (key.table == &catalog::kProducts) {
       const auto& product = static_cast<const catalog::v1::Product&>(*row.body);
       const auto made = stock_.find(key.key);
@@ -1822,10 +1831,18 @@ void Simulation::CheckEnd() {
   std::map<std::string, int> live;  // by buyer's order
   const auto& orders = databases_[ContextIndex("order")]->Rows(order::kOrders);
   std::map<std::string, Order> by_id;
+  std::set<std::pair<std::string, int64_t>> numbers;
   for (const auto& [key, row] : orders) {
     OrderRecord record;
     GK_CHECK(record.ParseFromString(row.body));
     by_id[key] = record.order();
+    if (!numbers.emplace(record.order().storefront(), record.order().number()).second) {
+      Violate(absl::StrCat("order ", key, " has the number of another, ", record.order().number()));
+    }
+    // What a saga asks is well-formed.
+    if (record.order().reject_reason() == "FIELD_INVALID")
+      Violate(
+          absl::StrCat("order ", key, " was refused because a step was asked for what cannot be"));
     if (record.order().state() != Order::STATE_REJECTED &&
         record.order().state() != Order::STATE_REJECTING &&
         ++live[record.order().customer_name()] > 1) {
