@@ -5,12 +5,14 @@
 
 import json
 import os
+import pathlib
+import signal
 import subprocess
 
 from google.protobuf import descriptor_pb2
 import pytest
 
-from gaekju_house import House, ROOT
+from gaekju_house import House, Process, ROOT, eventually, free_ports, gaekju_binary
 from stubs import CONTEXTS
 
 GRPCURL = os.environ.get("GAEKJU_GRPCURL")
@@ -18,6 +20,9 @@ pytestmark = pytest.mark.skipif(not GRPCURL, reason="GAEKJU_GRPCURL does not nam
 
 # What an empty request may be answered with. UNIMPLEMENTED, INTERNAL and UNKNOWN are none of them.
 ANSWERS = {"OK", "InvalidArgument", "NotFound", "FailedPrecondition"}
+
+
+SERVED_BY = {"storefront": "order"}  # others serve what is theirs; the facade is a process of its own
 
 
 def rpcs():
@@ -28,7 +33,8 @@ def rpcs():
             if proto.package.startswith("gaekju."):
                 for service in proto.service:
                     for method in service.method:
-                        yield proto.package.split(".")[1], f"{proto.package}.{service.name}", method.name, method.server_streaming
+                        owner = proto.package.split(".")[1]
+                        yield SERVED_BY.get(owner, owner), f"{proto.package}.{service.name}", method.name, method.server_streaming
 
 
 RPCS = list(rpcs()) if GRPCURL else []
@@ -39,7 +45,13 @@ def house(cluster, tmp_path_factory):
     storefronts = sorted((ROOT / "storefronts").glob("*.textproto"))
     with House(cluster, tmp_path_factory.mktemp("house"), storefronts=storefronts) as house:
         house.start()
+        house.ports["facade"], metrics = free_ports(2)
+        peers = ",".join(f"{context}=127.0.0.1:{house.ports[context]}" for context in CONTEXTS)
+        facade = Process([gaekju_binary(), "facade", f"--listen=127.0.0.1:{house.ports['facade']}",
+                          f"--metrics=127.0.0.1:{metrics}", f"--peers={peers}"], pathlib.Path(house.folder) / "facade.log")
+        eventually(lambda: grpcurl(house, "facade", "grpc.health.v1.Health/Check", request={})[0] == "OK", "the facade serves")
         yield house
+        facade.end(signal.SIGTERM)
 
 
 def grpcurl(house, context, *words, request=None):
