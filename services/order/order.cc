@@ -292,6 +292,9 @@ void RunSaga(const PlanBook& book, const std::string& order_id, Turn& turn, Inpu
 
 Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const Caller& caller,
                    Turn& turn) {
+  // This very request has made its order: the turn runs again, because nobody knew of its COMMIT.
+  if (const auto* own = turn.Find<OrderRecord>(kOrders, caller.request_uuid))
+    return PlaceAnswer(*own);
   const uint64_t fingerprint = flow::Fingerprint(request);
   const std::string key = request.request_id().empty() ? "" : RequestKey(request);
   // What was asked before is answered as before, also by a shop that has changed or closed since.

@@ -221,6 +221,16 @@ TEST_F(OrderTest, TheSameRequestIsTheSameOrder) {
   EXPECT_EQ(shop_.Row<OrderRecord>(kOrders, "o2"), nullptr);
 }
 
+TEST_F(OrderTest, ARequestThatRunsAgainAfterAnUnknownCommitIsAnsweredByItsOwnOrder) {
+  for (const char* request_id : {"r1", ""}) {
+    const std::string uuid = std::string("o") + request_id;
+    Place(Request(request_id), uuid);
+    const Answer again = Place(Request(request_id), uuid);
+    EXPECT_EQ(again.kind, Answer::Kind::kWait);
+    EXPECT_EQ(again.wait_key, uuid + "/place");
+  }
+}
+
 TEST_F(OrderTest, AShopThatHasClosedKnowsWhatItTook) {
   PlaceWhole();
   book_.Close();
