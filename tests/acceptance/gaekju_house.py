@@ -137,6 +137,11 @@ class Process:
     def alive(self):
         return self.popen.poll() is None
 
+    def stopped(self):
+        """Whether every thread stands still."""
+        states = [(task / "stat").read_text().rsplit(")", 1)[1].split()[0] for task in pathlib.Path(f"/proc/{self.pid}/task").iterdir()]
+        return all(state == "T" for state in states)
+
     def send(self, signal_number):
         self.popen.send_signal(signal_number)
 
@@ -391,8 +396,11 @@ class House:
 
     def freeze(self, name):
         self.disturbed = True
-        self.processes[name].send(signal.SIGSTOP)
+        process = self.processes[name]
+        process.send(signal.SIGSTOP)
         self._frozen.add(name)
+        # The signal goes to one thread; until that one runs, the others go on.
+        eventually(lambda: process.stopped(), f"every thread of {name} has stopped", every=0.001)
 
     def thaw(self, name):
         self._frozen.discard(name)

@@ -316,6 +316,8 @@ def test_an_order_keeps_the_storefront_revision_it_was_placed_under(house, fashi
     try:
         file.write_text(changed)
         house.restart("order")
+        # It opens once it is proved, which may be after the start.
+        eventually(lambda: by_hand.buy(by_hand.buyer(), product).storefront_revision != old.storefront_revision, "it has opened")
         new = by_hand.until(by_hand.buy(by_hand.buyer(), product), "COMPLETED")
         assert new.storefront_revision != old.storefront_revision
         assert new.status_code == "NEW_WORD"
@@ -337,7 +339,7 @@ def test_an_order_keeps_the_storefront_revision_it_was_placed_under(house, fashi
     finally:
         file.write_text(text)
         house.restart("order")
-    assert by_hand.buy(by_hand.buyer(), product).storefront_revision == old.storefront_revision
+    eventually(lambda: by_hand.buy(by_hand.buyer(), product).storefront_revision == old.storefront_revision, "the old text again")
     assert by_hand.get(old).state == State.STATE_CANCELLED
 
 
