@@ -45,7 +45,8 @@ ABSL_FLAG(std::string, storefront, "",
           "the shops to buy in, each in turn: names with commas between, or 'all'; empty: the only "
           "one there is");
 ABSL_FLAG(int64_t, orders, 10000, "how many orders to place; 0 with --seconds");
-ABSL_FLAG(double, seconds, 0, "load: place orders for so long instead; simulate: stop after so long");
+ABSL_FLAG(double, seconds, 0,
+          "load: place orders for so long instead; simulate: stop after so long");
 ABSL_FLAG(int, clients, 256,
           "orders under way at a time: each is answered before its client places the next");
 ABSL_FLAG(int, concurrency, 0, "the same as --clients");
@@ -59,8 +60,7 @@ ABSL_FLAG(int64_t, warmup, 500,
 ABSL_FLAG(double, cancel_ratio, 0,
           "this part of the orders is cancelled as soon as it is acknowledged");
 ABSL_FLAG(double, decline_ratio, 0, "this part of the orders is paid with a card that is declined");
-ABSL_FLAG(uint64_t, seed, 0,
-          "decides all that is drawn; 0: from the clock (it is printed)");
+ABSL_FLAG(uint64_t, seed, 0, "decides all that is drawn; 0: from the clock (it is printed)");
 ABSL_FLAG(std::string, currency, "KRW", "currency of the products");
 ABSL_FLAG(absl::Duration, call_deadline, absl::Seconds(10), "deadline of one attempt at an order");
 ABSL_FLAG(absl::Duration, retry_for, absl::Seconds(60),

@@ -319,291 +319,308 @@ std::string QuotePay(const std::string& more) {
 }
 
 const std::vector<Mistake>& Mistakes() {
-  static const auto* mistakes = new std::vector<Mistake>{
-      {"EmptyFile", "",
-       R"(1:1: id is missing; write id: "shop"
+  static const auto*
+      mistakes =
+          new std::
+              vector<Mistake>{
+                  {"EmptyFile", "",
+                   R"(1:1: id is missing; write id: "shop"
 1:1: currency_code is missing; write currency_code: "KRW", or another ISO 4217 code
 1:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
-      {"IdMissing",
-       R"(currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(1:1: id is missing; write id: "shop")"},
-      {"IdOfOtherFile",
-       R"(  id: "bench"
+                  {"IdMissing",
+                   R"(currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
+                   R"(1:1: id is missing; write id: "shop")"},
+                  {"IdOfOtherFile",
+                   R"(  id: "bench"
 currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(1:3: id "bench" is not the file's name; write id: "shop", or rename the file to bench.textproto)"},
-      {"IdWithCapitals",
-       R"(id: "Shop"
+                   R"(1:3: id "bench" is not the file's name; write id: "shop", or rename the file to bench.textproto)"},
+                  {"IdWithCapitals",
+                   R"(id: "Shop"
 currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
-      {"IdTooLong",
-       R"(id: "abcdefghijklmnopqrstuvwxyz0123456"
+                   R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
+                  {"IdTooLong",
+                   R"(id: "abcdefghijklmnopqrstuvwxyz0123456"
 currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(1:1: id "abcdefghijklmnopqrstuvwxyz0123456" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
-      {"CurrencyMissing",
-       R"(id: "shop"
+                   R"(1:1: id "abcdefghijklmnopqrstuvwxyz0123456" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
+                  {"CurrencyMissing",
+                   R"(id: "shop"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(1:1: currency_code is missing; write currency_code: "KRW", or another ISO 4217 code)"},
-      {"CurrencyInSmallLetters",
-       R"(id: "shop"
+                   R"(1:1: currency_code is missing; write currency_code: "KRW", or another ISO 4217 code)"},
+                  {"CurrencyInSmallLetters",
+                   R"(id: "shop"
 currency_code: "krw"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(2:1: currency_code "krw": write the three capital letters of an ISO 4217 code, e.g. "KRW")"},
-      {"PlaceMissing", R"(id: "shop" currency_code: "KRW")",
-       R"(1:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
-      {"PlaceEmpty",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:1: currency_code "krw": write the three capital letters of an ISO 4217 code, e.g. "KRW")"},
+                  {"PlaceMissing", R"(id: "shop" currency_code: "KRW")",
+                   R"(1:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
+                  {"PlaceEmpty",
+                   R"(id: "shop" currency_code: "KRW"
 place {})",
-       R"(2:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
-      {"DisplayNameNotUtf8",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
+                  {"DisplayNameNotUtf8",
+                   R"(id: "shop" currency_code: "KRW"
 display_name { ko: "\xff" en: "Shop" }
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(2:1: display_name is not UTF-8; write the letters themselves)"},
-      {"UnknownField",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:1: display_name is not UTF-8; write the letters themselves)"},
+                  {"UnknownField",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" cal: "catalog.Quote" via: GRPC } })",
-       R"(2:28: unknown field "cal"; did you mean "call"? Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from)"},
-      {"UnknownFieldsAreAllReported",
-       R"(id: "shop" currency: "KRW"
+                   R"(2:28: unknown field "cal"; did you mean "call"? Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from)"},
+                  {"UnknownFieldsAreAllReported",
+                   R"(id: "shop" currency: "KRW"
 place { step { name: "quote" call: "catalog.Quote" via: GRPC } }
 plaice { step { id: "x" } })",
-       R"(1:12: unknown field "currency". Storefront has: id, display_name, currency_code, place, cancel, status, notice
+                   R"(1:12: unknown field "currency". Storefront has: id, display_name, currency_code, place, cancel, status, notice
 2:16: unknown field "name". Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from
 3:1: unknown field "plaice"; did you mean "place"? Storefront has: id, display_name, currency_code, place, cancel, status, notice)"},
-      {"UnknownExtension",
-       R"(id: "shop" currency_code: "KRW"
+                  {"UnknownExtension",
+                   R"(id: "shop" currency_code: "KRW"
 [some.extension]: 1
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(2:1: unknown field [some.extension]; only `with` takes a name in brackets: with { [type.googleapis.com/<type>] { … } })"},
-      {"UnknownVia",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:1: unknown field [some.extension]; only `with` takes a name in brackets: with { [type.googleapis.com/<type>] { … } })"},
+                  {"UnknownVia",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: JETSTREM } })",
-       R"(2:55: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
-      {"UnknownStage",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:55: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
+                  {"UnknownStage",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } }
 status { stage: CANCELED code: "X" text { ko: "x" en: "x" } })",
-       R"(3:17: stage: unknown value "CANCELED"; did you mean "CANCELLED"? It is one of: PLACED, COMPLETED, CANCELLING, CANCELLED, REJECTED)"},
-      {"UnknownEnumInConstants",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(3:17: stage: unknown value "CANCELED"; did you mean "CANCELLED"? It is one of: PLACED, COMPLETED, CANCELLING, CANCELLED, REJECTED)"},
+                  {"UnknownEnumInConstants",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC
   with { [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] { acceptance: CONFIRMATION_MANUEL } } } })",
-       R"(3:81: acceptance: unknown value "CONFIRMATION_MANUEL"; did you mean "CONFIRMATION_MANUAL"? It is one of: CONFIRMATION_AUTOMATIC, CONFIRMATION_MANUAL)"},
-      {"UnknownEnumBehindConstants",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(3:81: acceptance: unknown value "CONFIRMATION_MANUEL"; did you mean "CONFIRMATION_MANUAL"? It is one of: CONFIRMATION_AUTOMATIC, CONFIRMATION_MANUAL)"},
+                  {"UnknownEnumBehindConstants",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder"
   with { [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] { acceptance: CONFIRMATION_MANUAL } }
   via: JETSTREM } })",
-       R"(4:8: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
-      {"UnknownFieldInConstants",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(4:8: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
+                  {"UnknownFieldInConstants",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC
   with { [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] { aceptance: CONFIRMATION_MANUAL } } } })",
-       R"(3:69: unknown field "aceptance"; did you mean "acceptance"? AcceptOrderRequest has: order_id, step_id, storefront, lines, acceptance, cancel_confirmation)"},
-      {"FieldTwice",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(3:69: unknown field "aceptance"; did you mean "acceptance"? AcceptOrderRequest has: order_id, step_id, storefront, lines, acceptance, cancel_confirmation)"},
+                  {"FieldTwice",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC call: "catalog.Quote" } })",
-       R"(2:60: "call" is given twice; leave one out)"},
-      {"TwoOfOneof",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:60: "call" is given twice; leave one out)"},
+                  {"TwoOfOneof",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } }
 status { stage: PLACED done: "quote" code: "X" text { ko: "x" en: "x" } })",
-       R"(3:24: "done" and "stage" are given together; leave one out)"},
-      {"ConstantsOfUnknownType",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(3:24: "done" and "stage" are given together; leave one out)"},
+                  {"ConstantsOfUnknownType",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with { [type.googleapis.com/gaekju.store.v1.Accept] {} } } })",
-       R"(2:67: unknown type "gaekju.store.v1.Accept"; write the full name of the request that the step's call takes)"},
-      {"ConstantsOfOtherPrefix",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:67: unknown type "gaekju.store.v1.Accept"; write the full name of the request that the step's call takes)"},
+                  {"ConstantsOfOtherPrefix",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with { [gaekju/gaekju.store.v1.AcceptOrderRequest] {} } } })",
-       R"(2:67: unknown type "gaekju/gaekju.store.v1.AcceptOrderRequest"; write [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest])"},
-      {"ConstantsWithoutPrefix",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:67: unknown type "gaekju/gaekju.store.v1.AcceptOrderRequest"; write [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest])"},
+                  {"ConstantsWithoutPrefix",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with { [gaekju.store.v1.AcceptOrderRequest] {} } } })",
-       R"(2:102: expected "/", found "]"; write [type.googleapis.com/<the type's full name>])"},
-      {"ConstantsTwice",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:102: expected "/", found "]"; write [type.googleapis.com/<the type's full name>])"},
+                  {"ConstantsTwice",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with {
   [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {}
   [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {} } } })",
-       R"(4:63: `with` has two messages; leave one out)"},
-      {"TextWithoutQuotes", R"(id: shop)",
-       R"(1:5: expected a text in quotes, found shop; write "shop")"},
-      {"TextNotClosed",
-       R"(id: "shop
+                   R"(4:63: `with` has two messages; leave one out)"},
+                  {"TextWithoutQuotes", R"(id: shop)",
+                   R"(1:5: expected a text in quotes, found shop; write "shop")"},
+                  {"TextNotClosed",
+                   R"(id: "shop
 currency_code: "KRW")",
-       R"(1:10: a text ends on the line it begins on; close it with a quote)"},
-      {"NumberForText", R"(id: 12)", R"(1:5: expected a text in quotes, found 12; write "12")"},
-      {"BraceMissing",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(1:10: a text ends on the line it begins on; close it with a quote)"},
+                  {"NumberForText", R"(id: 12)",
+                   R"(1:5: expected a text in quotes, found 12; write "12")"},
+                  {"BraceMissing",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC })",
-       R"(2:61: expected a field's name, found the end of the file; is a "}" missing?)"},
-      {"BraceTooMany",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:61: expected a field's name, found the end of the file; is a "}" missing?)"},
+                  {"BraceTooMany",
+                   R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } } })",
-       R"(2:64: expected a field's name, found "}")"},
-      {"NoTextproto", R"({"id": "shop"})", R"(1:1: expected a field's name, found "{")"},
-      {"Yaml",
-       R"(id: "shop"
+                   R"(2:64: expected a field's name, found "}")"},
+                  {"NoTextproto", R"({"id": "shop"})",
+                   R"(1:1: expected a field's name, found "{")"},
+                  {"Yaml",
+                   R"(id: "shop"
 place:
   - step: x)",
-       R"(3:3: expected "{", found "-")"},
-      {"StepIdMissing", Shop(R"(step { call: "catalog.Quote" via: GRPC })"),
-       R"(4:1: step 1 of place: id is missing; write id: "…", a name of your own for this step)"},
-      {"StepIdTooLong",
-       Shop(R"(step { id: "abcdefghijklmnopqrstuvwxyz0123456" call: "catalog.Quote" via: GRPC })"),
-       R"(4:8: step "abcdefghijklmnopqrstuvwxyz0123456": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
-      {"StepIdWithDot", Shop(R"(step { id: "quote.2" call: "catalog.Quote" via: GRPC })"),
-       R"(4:8: step "quote.2": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
-      {"StepIdTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                   R"(3:3: expected "{", found "-")"},
+                  {"StepIdMissing", Shop(R"(step { call: "catalog.Quote" via: GRPC })"),
+                   R"(4:1: step 1 of place: id is missing; write id: "…", a name of your own for this step)"},
+                  {"StepIdTooLong",
+                   Shop(
+                       R"(step { id: "abcdefghijklmnopqrstuvwxyz0123456" call: "catalog.Quote" via: GRPC })"),
+                   R"(4:8: step "abcdefghijklmnopqrstuvwxyz0123456": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
+                  {"StepIdWithDot",
+                   Shop(R"(step { id: "quote.2" call: "catalog.Quote" via: GRPC })"),
+                   R"(4:8: step "quote.2": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
+                  {"StepIdTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "quote" call: "catalog.Quote" via: GRPC })"),
-       R"(5:8: step "quote": there is another step of this id in line 4; write another id)"},
-      {"StepIdTwiceAcrossFlows",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC })",
-            R"(cancel { step { id: "quote" call: "catalog.Quote" via: GRPC } })"),
-       R"(6:17: step "quote": there is another step of this id in line 4; write another id)"},
-      {"CallMissing", Shop(R"(step { id: "quote" via: GRPC })"),
-       R"(4:1: step "quote": call is missing; write call: "<context>.<Method>", e.g. "payment.Capture")"},
-      {"CallWithoutDot", Shop(R"(step { id: "quote" call: "quote" via: GRPC })"),
-       R"(4:20: step "quote": call "quote" is not "<context>.<Method>", e.g. "payment.Capture")"},
-      {"CallEndsInDot", Shop(R"(step { id: "quote" call: "catalog." via: GRPC })"),
-       R"(4:20: step "quote": call "catalog." is not "<context>.<Method>", e.g. "payment.Capture")"},
-      {"UnknownMethod", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                   R"(5:8: step "quote": there is another step of this id in line 4; write another id)"},
+                  {"StepIdTwiceAcrossFlows",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC })",
+                        R"(cancel { step { id: "quote" call: "catalog.Quote" via: GRPC } })"),
+                   R"(6:17: step "quote": there is another step of this id in line 4; write another id)"},
+                  {"CallMissing", Shop(R"(step { id: "quote" via: GRPC })"),
+                   R"(4:1: step "quote": call is missing; write call: "<context>.<Method>", e.g. "payment.Capture")"},
+                  {"CallWithoutDot", Shop(R"(step { id: "quote" call: "quote" via: GRPC })"),
+                   R"(4:20: step "quote": call "quote" is not "<context>.<Method>", e.g. "payment.Capture")"},
+                  {"CallEndsInDot", Shop(R"(step { id: "quote" call: "catalog." via: GRPC })"),
+                   R"(4:20: step "quote": call "catalog." is not "<context>.<Method>", e.g. "payment.Capture")"},
+                  {"UnknownMethod", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step {
   id: "pay"
   call: "payment.Captur"
   via: GRPC
   after: "quote"
 })"),
-       R"(7:3: step "pay": unknown call "payment.Captur"; did you mean "payment.Capture"? It has: Capture)"},
-      {"UnknownMethodLikeNone",
-       Shop(R"(step { id: "quote" call: "catalog.Frobnicate" via: GRPC })"),
-       R"(4:20: step "quote": unknown call "catalog.Frobnicate". It has: Quote, Reserve)"},
-      {"UnknownContext", Shop(R"(step { id: "pay" call: "paymnt.Capture" via: GRPC })"),
-       R"(4:18: step "pay": unknown context "paymnt" in call "paymnt.Capture"; did you mean "payment"? There are: …)"},
-      {"UnknownContextLikeNone", Shop(R"(step { id: "pay" call: "telepathy.Send" via: GRPC })"),
-       R"(4:18: step "pay": unknown context "telepathy" in call "telepathy.Send". There are: …)"},
-      {"UnknownFullMethod",
-       Shop(R"(step { id: "pay" call: "gaekju.catalog.v1.CatalogService.Qoute" via: GRPC })"),
-       R"(4:18: step "pay": unknown call "gaekju.catalog.v1.CatalogService.Qoute"; did you mean "gaekju.catalog.v1.CatalogService.Quote"? It has: Quote, Reserve)"},
-      {"UnknownService",
-       Shop(R"(step { id: "pay" call: "acme.pay.v1.PayService.Capture" via: GRPC })"),
-       R"(4:18: step "pay": unknown service "acme.pay.v1.PayService" in call "acme.pay.v1.PayService.Capture"; is its contract in the descriptor set?)"},
-      {"CallOfUndo", Shop(R"(step { id: "pay" call: "payment.Refund" via: GRPC })"),
-       R"(4:18: step "pay": call "payment.Refund" is not a step but takes payment.Capture back: write it in cancel as undo: "<step>". It has: Capture)"},
-      {"CallOfQuery", Shop(R"(step { id: "pay" call: "payment.GetPayment" via: GRPC })"),
-       R"(4:18: step "pay": call "payment.GetPayment" is not a step. It has: Capture)"},
-      {"CallOfContextWithoutSteps",
-       Shop(R"(step { id: "view" call: "order.PlaceOrder" via: GRPC })"),
-       R"(4:19: step "view": call "order.PlaceOrder" is not a step. It has: nothing that would do)"},
-      {"ContractWithoutIds", Shop(R"(step { id: "a" call: "gift.NoIds" via: GRPC })"),
-       R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.Empty has no `string order_id`; add it
+                   R"(7:3: step "pay": unknown call "payment.Captur"; did you mean "payment.Capture"? It has: Capture)"},
+                  {"UnknownMethodLikeNone",
+                   Shop(R"(step { id: "quote" call: "catalog.Frobnicate" via: GRPC })"),
+                   R"(4:20: step "quote": unknown call "catalog.Frobnicate". It has: Quote, Reserve)"},
+                  {"UnknownContext", Shop(R"(step { id: "pay" call: "paymnt.Capture" via: GRPC })"),
+                   R"(4:18: step "pay": unknown context "paymnt" in call "paymnt.Capture"; did you mean "payment"? There are: …)"},
+                  {"UnknownContextLikeNone",
+                   Shop(R"(step { id: "pay" call: "telepathy.Send" via: GRPC })"),
+                   R"(4:18: step "pay": unknown context "telepathy" in call "telepathy.Send". There are: …)"},
+                  {"UnknownFullMethod",
+                   Shop(
+                       R"(step { id: "pay" call: "gaekju.catalog.v1.CatalogService.Qoute" via: GRPC })"),
+                   R"(4:18: step "pay": unknown call "gaekju.catalog.v1.CatalogService.Qoute"; did you mean "gaekju.catalog.v1.CatalogService.Quote"? It has: Quote, Reserve)"},
+                  {"UnknownService",
+                   Shop(R"(step { id: "pay" call: "acme.pay.v1.PayService.Capture" via: GRPC })"),
+                   R"(4:18: step "pay": unknown service "acme.pay.v1.PayService" in call "acme.pay.v1.PayService.Capture"; is its contract in the descriptor set?)"},
+                  {"CallOfUndo", Shop(R"(step { id: "pay" call: "payment.Refund" via: GRPC })"),
+                   R"(4:18: step "pay": call "payment.Refund" is not a step but takes payment.Capture back: write it in cancel as undo: "<step>". It has: Capture)"},
+                  {"CallOfQuery",
+                   Shop(R"(step { id: "pay" call: "payment.GetPayment" via: GRPC })"),
+                   R"(4:18: step "pay": call "payment.GetPayment" is not a step. It has: Capture)"},
+                  {"CallOfContextWithoutSteps",
+                   Shop(R"(step { id: "view" call: "order.PlaceOrder" via: GRPC })"),
+                   R"(4:19: step "view": call "order.PlaceOrder" is not a step. It has: nothing that would do)"},
+                  {"ContractWithoutIds", Shop(R"(step { id: "a" call: "gift.NoIds" via: GRPC })"),
+                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.Empty has no `string order_id`; add it
 4:16: step "a": its contract is wrong: gaekju.gift.v1.Empty has no `string step_id`; add it)"},
-      {"ContractOfUnknownUndo", Shop(R"(step { id: "a" call: "gift.UndoUnknown" via: GRPC })"),
-       R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.UndoUnknown is undone by "Unrwap", which GiftService does not have)"},
-      {"ContractOfUndoThatNeedsMore",
-       Shop(R"(step { id: "a" call: "gift.UndoNeedsMore" via: GRPC })"),
-       R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.TieRequest requires ribbon, but an undo is told only order_id and step_id; keep what it needs when the step is done)"},
-      {"ContractSaysNothingOfUndo", Shop(R"(step { id: "a" call: "gift.SaysNothing" via: GRPC })"),
-       R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysNothing has to have one of undo and nothing_to_undo)"},
-      {"ContractSaysBoth", Shop(R"(step { id: "a" call: "gift.SaysBoth" via: GRPC })"),
-       R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysBoth has to have one of undo and nothing_to_undo)"},
-      {"ContractStreams", Shop(R"(step { id: "a" call: "gift.Streams" via: GRPC })"),
-       R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.Streams streams; a step is a unary RPC)"},
-      {"ViaMissing", Shop(R"(  step { id: "quote" call: "catalog.Quote" })"),
-       R"(4:3: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-      {"ViaUnspecified",
-       Shop(R"(  step { id: "quote" call: "catalog.Quote" via: VIA_UNSPECIFIED })"),
-       R"(4:44: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-      {"ViaUnknownNumber", Shop(R"(step { id: "quote" call: "catalog.Quote" via: 7 })"),
-       R"(4:42: step "quote": via: 7 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-      {"AfterUnknown", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                  {"ContractOfUnknownUndo",
+                   Shop(R"(step { id: "a" call: "gift.UndoUnknown" via: GRPC })"),
+                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.UndoUnknown is undone by "Unrwap", which GiftService does not have)"},
+                  {"ContractOfUndoThatNeedsMore",
+                   Shop(R"(step { id: "a" call: "gift.UndoNeedsMore" via: GRPC })"),
+                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.TieRequest requires ribbon, but an undo is told only order_id and step_id; keep what it needs when the step is done)"},
+                  {"ContractSaysNothingOfUndo",
+                   Shop(R"(step { id: "a" call: "gift.SaysNothing" via: GRPC })"),
+                   R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysNothing has to have one of undo and nothing_to_undo)"},
+                  {"ContractSaysBoth", Shop(R"(step { id: "a" call: "gift.SaysBoth" via: GRPC })"),
+                   R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysBoth has to have one of undo and nothing_to_undo)"},
+                  {"ContractStreams", Shop(R"(step { id: "a" call: "gift.Streams" via: GRPC })"),
+                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.Streams streams; a step is a unary RPC)"},
+                  {"ViaMissing", Shop(R"(  step { id: "quote" call: "catalog.Quote" })"), R"(4:3: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+                  {"ViaUnspecified",
+                   Shop(R"(  step { id: "quote" call: "catalog.Quote" via: VIA_UNSPECIFIED })"),
+                   R"(4:44: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+                  {"ViaUnknownNumber", Shop(R"(step { id: "quote" call: "catalog.Quote" via: 7 })"),
+                   R"(4:42: step "quote": via: 7 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+                  {"AfterUnknown", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "qoute" })"),
-       R"(5:52: step "pay": after: unknown step "qoute"; did you mean "quote"? place has: quote)"},
-      {"AfterUnknownInList", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                   R"(5:52: step "pay": after: unknown step "qoute"; did you mean "quote"? place has: quote)"},
+                  {"AfterUnknownInList",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: ["quote", "stock"] })"),
-       R"(5:69: step "pay": after: unknown step "stock". place has: quote)"},
-      {"AfterUnknownTwiceInList",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: ["stock",
+                   R"(5:69: step "pay": after: unknown step "stock". place has: quote)"},
+                  {"AfterUnknownTwiceInList",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: ["stock",
     "stock"] })"),
-       R"(4:60: step "quote": after: unknown step "stock". place has: nothing that would do
+                   R"(4:60: step "quote": after: unknown step "stock". place has: nothing that would do
 5:5: step "quote": after: unknown step "stock". place has: nothing that would do)"},
-      {"AfterEmpty", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "" })"),
-       R"(4:52: step "quote": after: unknown step "". place has: nothing that would do)"},
-      {"AfterUnknownLikeItself",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "qoute" })"),
-       R"(4:52: step "quote": after: unknown step "qoute". place has: nothing that would do)"},
-      {"AfterTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                  {"AfterEmpty",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "" })"),
+                   R"(4:52: step "quote": after: unknown step "". place has: nothing that would do)"},
+                  {"AfterUnknownLikeItself",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "qoute" })"),
+                   R"(4:52: step "quote": after: unknown step "qoute". place has: nothing that would do)"},
+                  {"AfterTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" after: "quote" })"),
-       R"(5:67: step "pay": after: "quote" is named twice; leave one out)"},
-      {"AfterStepOfCancel",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "tell" })",
-            R"(cancel { step { id: "tell" call: "catalog.Quote" via: GRPC } })"),
-       R"(4:52: step "quote": after: "tell" is a step of cancel; a step of place waits for steps of place)"},
-      {"CancelAfterStepThatIsNotUndone",
-       Shop(
-           QuotePay(R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"),
-           R"(cancel {
+                   R"(5:67: step "pay": after: "quote" is named twice; leave one out)"},
+                  {"AfterStepOfCancel",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "tell" })",
+                        R"(cancel { step { id: "tell" call: "catalog.Quote" via: GRPC } })"),
+                   R"(4:52: step "quote": after: "tell" is a step of cancel; a step of place waits for steps of place)"},
+                  {"CancelAfterStepThatIsNotUndone",
+                   Shop(
+                       QuotePay(
+                           R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"),
+                       R"(cancel {
   step { undo: "pay" after: "deliver" }
 })"),
-       R"(9:22: undo "pay": after: cancel does not undo "deliver"; add step { undo: "deliver" }, or leave it out)"},
-      {"CancelAfterUnknown", Shop(QuotePay(""), R"(cancel {
+                   R"(9:22: undo "pay": after: cancel does not undo "deliver"; add step { undo: "deliver" }, or leave it out)"},
+                  {"CancelAfterUnknown", Shop(QuotePay(""), R"(cancel {
   step { undo: "pay" after: "tel" }
   step { id: "tell" call: "catalog.Quote" via: GRPC }
 })"),
-       R"(9:22: undo "pay": after: unknown step "tel"; did you mean "tell"? cancel has: tell)"},
-      {"CycleOfOne", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "quote" })"),
-       R"(4:52: step "quote": waits for itself: step "quote" after step "quote"; leave one `after` out)"},
-      {"CycleOfThree", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC }
+                   R"(9:22: undo "pay": after: unknown step "tel"; did you mean "tell"? cancel has: tell)"},
+                  {"CycleOfOne",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "quote" })"),
+                   R"(4:52: step "quote": waits for itself: step "quote" after step "quote"; leave one `after` out)"},
+                  {"CycleOfThree", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC }
 step { id: "b" call: "catalog.Quote" via: GRPC after: "a" after: "d" }
 step { id: "c" call: "catalog.Quote" via: GRPC after: "b" }
 step { id: "d" call: "catalog.Quote" via: GRPC after: "c" }
 step { id: "e" call: "catalog.Quote" via: GRPC after: "d" })"),
-       R"(5:59: step "b": waits for itself: step "b" after step "d" after step "c" after step "b"; leave one `after` out)"},
-      {"CycleThatOthersWaitFor", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "c" }
+                   R"(5:59: step "b": waits for itself: step "b" after step "d" after step "c" after step "b"; leave one `after` out)"},
+                  {"CycleThatOthersWaitFor",
+                   Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "c" }
 step { id: "b" call: "catalog.Quote" via: GRPC after: "c" }
 step { id: "c" call: "catalog.Quote" via: GRPC after: "b" })"),
-       R"(5:48: step "b": waits for itself: step "b" after step "c" after step "b"; leave one `after` out)"},
-      {"CyclesAreAllReported", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "b" }
+                   R"(5:48: step "b": waits for itself: step "b" after step "c" after step "b"; leave one `after` out)"},
+                  {"CyclesAreAllReported",
+                   Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "b" }
 step { id: "b" call: "catalog.Quote" via: GRPC after: "a" }
 step { id: "c" call: "catalog.Quote" via: GRPC after: "c" })"),
-       R"(4:48: step "a": waits for itself: step "a" after step "b" after step "a"; leave one `after` out
+                   R"(4:48: step "a": waits for itself: step "a" after step "b" after step "a"; leave one `after` out
 6:48: step "c": waits for itself: step "c" after step "c"; leave one `after` out)"},
-      {"CycleInCancel", Shop(QuotePay(""), R"(cancel {
+                  {"CycleInCancel", Shop(QuotePay(""), R"(cancel {
   step { undo: "pay" after: "tell" }
   step { id: "tell" call: "catalog.Quote" via: GRPC after: "pay" }
 })"),
-       R"(9:22: undo "pay": waits for itself: undo "pay" after step "tell" after undo "pay"; leave one `after` out)"},
-      {"UndoInPlace", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                   R"(9:22: undo "pay": waits for itself: undo "pay" after step "tell" after undo "pay"; leave one `after` out)"},
+                  {"UndoInPlace", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { undo: "quote" })"),
-       R"(5:8: step 2 of place: undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
-      {"CallAndUndo", Shop(QuotePay(""), R"(cancel {
+                   R"(5:8: step 2 of place: undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
+                  {"CallAndUndo", Shop(QuotePay(""), R"(cancel {
   step { id: "x" call: "catalog.Quote" undo: "pay" via: GRPC }
 })"),
-       R"(9:40: step "x": has both call and undo; a step of cancel has one of them)"},
-      {"NeitherCallNorUndo", Shop(QuotePay(""), R"(cancel {
+                   R"(9:40: step "x": has both call and undo; a step of cancel has one of them)"},
+                  {"NeitherCallNorUndo", Shop(QuotePay(""), R"(cancel {
   step { id: "x" via: GRPC }
 })"),
-       R"(9:3: step "x": has neither call nor undo; write call: "<context>.<Method>" or undo: "<step of place>")"},
-      {"UndoUnknown", Shop(QuotePay(""), R"(cancel {
+                   R"(9:3: step "x": has neither call nor undo; write call: "<context>.<Method>" or undo: "<step of place>")"},
+                  {"UndoUnknown", Shop(QuotePay(""), R"(cancel {
   step { undo: "pya" }
 })"),
-       R"(9:10: undo "pya": there is no such step in place; did you mean "pay"? place has: quote, pay)"},
-      {"UndoOfStepOfCancel", Shop(QuotePay(""), R"(cancel {
+                   R"(9:10: undo "pya": there is no such step in place; did you mean "pay"? place has: quote, pay)"},
+                  {"UndoOfStepOfCancel", Shop(QuotePay(""), R"(cancel {
   step { id: "tell" call: "gift.Wrap" via: GRPC }
   step { undo: "tell" }
 })"),
-       R"(10:10: undo "tell": there is no such step in place. place has: quote, pay)"},
-      {"UndoTwice", Shop(QuotePay(""), R"(cancel {
+                   R"(10:10: undo "tell": there is no such step in place. place has: quote, pay)"},
+                  {"UndoTwice", Shop(QuotePay(""), R"(cancel {
   step { undo: "pay" }
   step { undo: "pay" via: GRPC }
 })"),
-       R"(10:10: undo "pay": is undone twice; leave one out)"},
-      {"UndoOfNothing", Shop(QuotePay(""), R"(cancel {
+                   R"(10:10: undo "pay": is undone twice; leave one out)"},
+                  {"UndoOfNothing", Shop(QuotePay(""), R"(cancel {
   step { undo: "quote" }
 })"),
-       R"(9:10: undo "quote": its call Quote has nothing to undo; leave this out)"},
-      {"UndoWithTooMuch", Shop(QuotePay(""), R"(cancel {
+                   R"(9:10: undo "quote": its call Quote has nothing to undo; leave this out)"},
+                  {"UndoWithTooMuch", Shop(QuotePay(""), R"(cancel {
   step {
     undo: "pay"
     id: "x"
@@ -612,253 +629,279 @@ step { undo: "quote" })"),
     with { [type.googleapis.com/gaekju.payment.v1.RefundRequest] {} }
   }
 })"),
-       R"(11:5: undo "pay": an undo goes by its step's id; leave id out
+                   R"(11:5: undo "pay": an undo goes by its step's id; leave id out
 12:5: undo "pay": an undo is asked until it is done; leave expires_after out
 13:5: undo "pay": an undo has its step's deadline; leave deadline out
 14:5: undo "pay": an undo is told only its order and step; leave with out)"},
-      {"UndoViaUnknown", Shop(QuotePay(""), R"(cancel {
+                  {"UndoViaUnknown", Shop(QuotePay(""), R"(cancel {
   step { undo: "pay" via: 3 }
 })"),
-       R"(9:22: undo "pay": via: 3 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-      {"UndoFails", Shop(QuotePay(""), R"(cancel {
+                   R"(9:22: undo "pay": via: 3 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+                  {"UndoFails", Shop(QuotePay(""), R"(cancel {
   step { undo: "pay" via: GRPC on_unavailable: FAIL }
 })"),
-       R"(9:32: undo "pay": on_unavailable: FAIL is not for an undo, which is asked until it is done; leave it out)"},
-      {"UndoByCommandDefers", Shop(QuotePay(""), R"(cancel {
+                   R"(9:32: undo "pay": on_unavailable: FAIL is not for an undo, which is asked until it is done; leave it out)"},
+                  {"UndoByCommandDefers", Shop(QuotePay(""), R"(cancel {
   step { undo: "pay" on_unavailable: DEFER }
 })"),
-       R"(9:22: undo "pay": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
-      {"OnUnavailableOfCommand",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM on_unavailable: DEFER })"),
-       R"(4:57: step "quote": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
-      {"OnUnavailableUnknown",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC on_unavailable: 9 })"),
-       R"(4:52: step "quote": on_unavailable: 9 is unknown; write FAIL or DEFER)"},
-      {"FailWhereNobodyWaits", Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM }
+                   R"(9:22: undo "pay": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
+                  {"OnUnavailableOfCommand",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM on_unavailable: DEFER })"),
+                   R"(4:57: step "quote": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
+                  {"OnUnavailableUnknown",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC on_unavailable: 9 })"),
+                   R"(4:52: step "quote": on_unavailable: 9 is unknown; write FAIL or DEFER)"},
+                  {"FailWhereNobodyWaits",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" on_unavailable: FAIL })"),
-       R"(5:67: step "pay": on_unavailable: FAIL is told to the buyer, who does not wait here, nor for step "quote"; write DEFER, or leave it out)"},
-      {"ExpiryOfZero",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after {} })"),
-       R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
-      {"ExpiryNegative",
-       Shop(
-           R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: -5 } })"),
-       R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
-      {"ExpiryTooLong",
-       Shop(
-           R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 9223372036854 } })"),
-       R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
-      {"ExpiryAboveAYear",
-       Shop(
-           R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 31622401 } })"),
-       R"(4:57: step "quote": expires_after is above 366 days; write less, or leave it out to wait for ever)"},
-      {"DeadlineTooShort",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { nanos: 9999999 } })"),
-       R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
-      {"DeadlineTooLong",
-       Shop(
-           R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { seconds: 60 nanos: 1000 } })"),
-       R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
-      {"DeadlineOfCommand",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM deadline { seconds: 1 } })"),
-       R"(4:57: step "quote": deadline is for via: GRPC, a command has none; leave it out)"},
-      {"UndoAndCallInPlace",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" undo: "quote" via: GRPC })"),
-       R"(4:42: step "quote": undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
-      {"ConstantsEmpty",
-       Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with {} })"), R"(4:52: step "quote": with is empty; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } }, or leave it out)"},
-      {"ConstantsOfOtherRequest",
-       Shop(
-           R"(step { id: "quote" call: "catalog.Quote" via: GRPC with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] {} } })"),
-       R"(4:52: step "quote": with has the type "type.googleapis.com/gaekju.payment.v1.CaptureRequest"; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
-      {"ConstantOrderId", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+                   R"(5:67: step "pay": on_unavailable: FAIL is told to the buyer, who does not wait here, nor for step "quote"; write DEFER, or leave it out)"},
+                  {"ExpiryOfZero",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after {} })"),
+                   R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
+                  {"ExpiryNegative",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: -5 } })"),
+                   R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
+                  {"ExpiryTooLong",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 9223372036854 } })"),
+                   R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
+                  {"ExpiryAboveAYear",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 31622401 } })"),
+                   R"(4:57: step "quote": expires_after is above 366 days; write less, or leave it out to wait for ever)"},
+                  {"DeadlineTooShort",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { nanos: 9999999 } })"),
+                   R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
+                  {"DeadlineTooLong",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { seconds: 60 nanos: 1000 } })"),
+                   R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
+                  {"DeadlineOfCommand",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM deadline { seconds: 1 } })"),
+                   R"(4:57: step "quote": deadline is for via: GRPC, a command has none; leave it out)"},
+                  {"UndoAndCallInPlace",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" undo: "quote" via: GRPC })"),
+                   R"(4:42: step "quote": undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
+                  {"ConstantsEmpty",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with {} })"),
+                   R"(4:52: step "quote": with is empty; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } }, or leave it out)"},
+                  {"ConstantsOfOtherRequest",
+                   Shop(
+                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] {} } })"),
+                   R"(4:52: step "quote": with has the type "type.googleapis.com/gaekju.payment.v1.CaptureRequest"; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
+                  {"ConstantOrderId", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] {
     order_id: "x"
     step_id: "" } } })"),
-       R"(6:5: step "quote": order_id is given by the saga; leave it out
+                   R"(6:5: step "quote": order_id is given by the saga; leave it out
 7:5: step "quote": step_id is given by the saga; leave it out)"},
-      {"ConstantRequiredAndEmpty", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+                  {"ConstantRequiredAndEmpty",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { currency_code: "" } } })"),
-       R"(5:65: step "quote": currency_code is required and cannot be empty; write a value, or leave it out to have it filled from the order)"},
-      {"ConstantNotUtf8", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+                   R"(5:65: step "quote": currency_code is required and cannot be empty; write a value, or leave it out to have it filled from the order)"},
+                  {"ConstantNotUtf8", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { currency_code: "\xff" } } })"),
-       R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
-      {"ConstantBytesMalformed", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+                   R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
+                  {"ConstantBytesMalformed",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { type_url: "type.googleapis.com/gaekju.catalog.v1.QuoteRequest" value: "\377" } })"),
-       R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
-      {"FieldThatNobodySupplies", Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC })"),
-       R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
-      {"FieldThatAnotherStepAnswers", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+                   R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
+                  {"FieldThatNobodySupplies", Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC })"), R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
+                  {"FieldThatAnotherStepAnswers",
+                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC })"),
-       R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Write after: "quote", which answers amount)"},
-      {"FieldThatOnlyALaterStepAnswers",
-       Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC }
+                   R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Write after: "quote", which answers amount)"},
+                  {"FieldThatOnlyALaterStepAnswers",
+                   Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC }
 step { id: "quote" call: "catalog.Quote" via: GRPC after: "pay" })"),
-       R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
-      {"FieldOfOtherTypeInAnswer", Shop(R"(step { id: "wrap" call: "gift.Wrap" via: GRPC }
+                   R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
+                  {"FieldOfOtherTypeInAnswer",
+                   Shop(R"(step { id: "wrap" call: "gift.Wrap" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "wrap" })"),
-       R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. "wrap" answers amount as another type: int64. "wrap" answers: ribbon (string), amount (int64), paper (repeated int32). The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
-      {"FieldOfOtherTypeInOrder", Shop(R"(step { id: "a" call: "gift.NeedsNumber" via: GRPC })"),
-       R"(4:16: step "a": its request needs number (string), and nothing supplies it. The order has number as another type: int64. The order has: … Wait for a step that answers number, or write with { [type.googleapis.com/gaekju.gift.v1.NumberRequest] { number: … } })"},
-      {"FieldThatIsRepeatedInOrder", Shop(R"(step { id: "a" call: "gift.NeedsOneLine" via: GRPC })"), R"(4:16: step "a": its request needs lines (gaekju.type.v1.LineItem), and nothing supplies it. The order has lines as another type: repeated gaekju.type.v1.LineItem. The order has: … Wait for a step that answers lines, or write with { [type.googleapis.com/gaekju.gift.v1.LineRequest] { lines: … } })"},
-      {"FieldThatChanges", Shop(R"(step { id: "a" call: "gift.NeedsStatus" via: GRPC })"),
-       R"(4:16: step "a": its request needs status_code (string), and nothing supplies it. The order's status_code changes while the order runs, and a step that is asked again must be told the same. The order has: … Wait for a step that answers status_code, or write with { [type.googleapis.com/gaekju.gift.v1.StatusRequest] { status_code: … } })"},
-      {"StatusWithoutWhen", Shop(QuotePay(""), R"(status { code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:1: status "X": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
-      {"StatusOfUnknownStageNumber",
-       Shop(QuotePay(""), R"(status { stage: 17 code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
-      {"StatusOfNoStage",
-       Shop(QuotePay(""),
-            R"(status { stage: STAGE_UNSPECIFIED code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
-      {"StatusDoneUnknown",
-       Shop(QuotePay(""), R"(status { done: "pray" code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:10: status "X": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
-      {"StatusUndoneUnknown",
-       Shop(QuotePay(""), R"(status { undone: "deliver" code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:10: status "X": undone: unknown step of place "deliver". place has: quote, pay)"},
-      {"StatusCodeEndsInUnderscore",
-       Shop(QuotePay(""), R"(status { stage: PLACED code: "PLACED_" text { ko: "x" en: "x" } })"),
-       R"(8:24: status "PLACED_": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
-      {"StatusDoneEmpty",
-       Shop(QuotePay(""), R"(status { done: "" code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:10: status "X": done: unknown step "". There are: quote, pay)"},
-      {"StatusUndoneOfCancel",
-       Shop(QuotePay(""), R"(cancel { step { id: "tell" call: "gift.Wrap" via: GRPC } }
+                   R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. "wrap" answers amount as another type: int64. "wrap" answers: ribbon (string), amount (int64), paper (repeated int32). The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
+                  {"FieldOfOtherTypeInOrder",
+                   Shop(R"(step { id: "a" call: "gift.NeedsNumber" via: GRPC })"),
+                   R"(4:16: step "a": its request needs number (string), and nothing supplies it. The order has number as another type: int64. The order has: … Wait for a step that answers number, or write with { [type.googleapis.com/gaekju.gift.v1.NumberRequest] { number: … } })"},
+                  {"FieldThatIsRepeatedInOrder",
+                   Shop(R"(step { id: "a" call: "gift.NeedsOneLine" via: GRPC })"),
+                   R"(4:16: step "a": its request needs lines (gaekju.type.v1.LineItem), and nothing supplies it. The order has lines as another type: repeated gaekju.type.v1.LineItem. The order has: … Wait for a step that answers lines, or write with { [type.googleapis.com/gaekju.gift.v1.LineRequest] { lines: … } })"},
+                  {"FieldThatChanges",
+                   Shop(R"(step { id: "a" call: "gift.NeedsStatus" via: GRPC })"),
+                   R"(4:16: step "a": its request needs status_code (string), and nothing supplies it. The order's status_code changes while the order runs, and a step that is asked again must be told the same. The order has: … Wait for a step that answers status_code, or write with { [type.googleapis.com/gaekju.gift.v1.StatusRequest] { status_code: … } })"},
+                  {"StatusWithoutWhen",
+                   Shop(QuotePay(""), R"(status { code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:1: status "X": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
+                  {"StatusOfUnknownStageNumber",
+                   Shop(QuotePay(""), R"(status { stage: 17 code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+                  {"StatusOfNoStage",
+                   Shop(
+                       QuotePay(""),
+                       R"(status { stage: STAGE_UNSPECIFIED code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+                  {"StatusDoneUnknown",
+                   Shop(QuotePay(""),
+                        R"(status { done: "pray" code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:10: status "X": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
+                  {"StatusUndoneUnknown",
+                   Shop(QuotePay(""),
+                        R"(status { undone: "deliver" code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:10: status "X": undone: unknown step of place "deliver". place has: quote, pay)"},
+                  {"StatusCodeEndsInUnderscore",
+                   Shop(QuotePay(""),
+                        R"(status { stage: PLACED code: "PLACED_" text { ko: "x" en: "x" } })"),
+                   R"(8:24: status "PLACED_": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
+                  {"StatusDoneEmpty",
+                   Shop(QuotePay(""), R"(status { done: "" code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:10: status "X": done: unknown step "". There are: quote, pay)"},
+                  {"StatusUndoneOfCancel",
+                   Shop(QuotePay(""), R"(cancel { step { id: "tell" call: "gift.Wrap" via: GRPC } }
 status { undone: "tell" code: "X" text { ko: "x" en: "x" } })"),
-       R"(9:10: status "X": undone: unknown step of place "tell". place has: quote, pay)"},
-      {"StatusUndoneOfNothing",
-       Shop(QuotePay(""), R"(status { undone: "quote" code: "X" text { ko: "x" en: "x" } })"),
-       R"(8:10: status "X": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
-      {"StatusCodeMissing",
-       Shop(QuotePay(""), R"(status { stage: PLACED text { ko: "x" en: "x" } })"),
-       R"(8:1: status 1: code is missing; write code: "ORDER_PLACED", or what it is)"},
-      {"StatusCodeInSmallLetters",
-       Shop(QuotePay(""),
-            R"(status { stage: PLACED code: "OrderPlaced" text { ko: "x" en: "x" } })"),
-       R"(8:24: status "OrderPlaced": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
-      {"StatusTextMissing", Shop(QuotePay(""), R"(status { stage: PLACED code: "X" })"),
-       R"(8:1: status "X": text has no ko; write text { ko: "…" en: "…" })"},
-      {"StatusTextWithoutKorean",
-       Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { en: "x" } })"),
-       R"(8:34: status "X": text has no ko; write text { ko: "…" en: "…" })"},
-      {"StatusTextWithoutEnglish",
-       Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { ko: "x" } })"),
-       R"(8:34: status "X": text has no en; write text { ko: "…" en: "…" })"},
-      {"StatusTextNotUtf8",
-       Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { ko: "\xff" en: "x" } })"),
-       R"(8:34: status "X": text is not UTF-8; write the letters themselves)"},
-      {"NoticeWithoutId", Shop(QuotePay(""), Tell(R"(stage: PLACED)", "")),
-       R"(8:1: notice 1: id is missing; write id: "…", a name of your own for this notice)"},
-      {"NoticeIdOfAStep", Shop(QuotePay(""), Tell(R"(id: "pay" stage: PLACED)", "")),
-       R"(8:10: notice "pay": there is another step of this id in line 5; write another id)"},
-      {"NoticeIdTwice",
-       Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "tell" stage: PLACED)", ""), "\n",
-                                       Tell(R"(id: "tell" stage: COMPLETED)", ""))),
-       R"(9:10: notice "tell": there is another notice of this id in line 8; write another id)"},
-      {"UndoBeforeARefusal",
-       Shop(QuotePay(""), R"(cancel {
+                   R"(9:10: status "X": undone: unknown step of place "tell". place has: quote, pay)"},
+                  {"StatusUndoneOfNothing",
+                   Shop(QuotePay(""),
+                        R"(status { undone: "quote" code: "X" text { ko: "x" en: "x" } })"),
+                   R"(8:10: status "X": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
+                  {"StatusCodeMissing",
+                   Shop(QuotePay(""), R"(status { stage: PLACED text { ko: "x" en: "x" } })"),
+                   R"(8:1: status 1: code is missing; write code: "ORDER_PLACED", or what it is)"},
+                  {"StatusCodeInSmallLetters",
+                   Shop(QuotePay(""), R"(status { stage: PLACED code: "OrderPlaced" text { ko: "x" en: "x" } })"), R"(8:24: status "OrderPlaced": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
+                  {"StatusTextMissing", Shop(QuotePay(""), R"(status { stage: PLACED code: "X" })"),
+                   R"(8:1: status "X": text has no ko; write text { ko: "…" en: "…" })"},
+                  {"StatusTextWithoutKorean",
+                   Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { en: "x" } })"),
+                   R"(8:34: status "X": text has no ko; write text { ko: "…" en: "…" })"},
+                  {"StatusTextWithoutEnglish",
+                   Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { ko: "x" } })"),
+                   R"(8:34: status "X": text has no en; write text { ko: "…" en: "…" })"},
+                  {"StatusTextNotUtf8",
+                   Shop(QuotePay(""),
+                        R"(status { stage: PLACED code: "X" text { ko: "\xff" en: "x" } })"),
+                   R"(8:34: status "X": text is not UTF-8; write the letters themselves)"},
+                  {"NoticeWithoutId", Shop(QuotePay(""), Tell(R"(stage: PLACED)", "")),
+                   R"(8:1: notice 1: id is missing; write id: "…", a name of your own for this notice)"},
+                  {"NoticeIdOfAStep", Shop(QuotePay(""), Tell(R"(id: "pay" stage: PLACED)", "")),
+                   R"(8:10: notice "pay": there is another step of this id in line 5; write another id)"},
+                  {"NoticeIdTwice",
+                   Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "tell" stage: PLACED)", ""), "\n",
+                                                   Tell(R"(id: "tell" stage: COMPLETED)", ""))),
+                   R"(9:10: notice "tell": there is another notice of this id in line 8; write another id)"},
+                  {"UndoBeforeARefusal", Shop(QuotePay(""), R"(cancel {
   step { id: "ask" call: "gift.Wrap" via: GRPC }
   step { id: "told" call: "gift.Wrap" via: GRPC after: "pay" }
   step { undo: "pay" }
 })"),
-       R"(11:10: undo "pay": does not wait for step "ask", which may still refuse the cancel: what is taken back would be taken back all the same; write after: "ask")"},
-      {"WordsOfPlaceBehindThoseOfCancel",
-       Shop(QuotePay(R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"),
-            R"(cancel { unless_done: "deliver" step { undo: "pay" } }
+                   R"(11:10: undo "pay": does not wait for step "ask", which may still refuse the cancel: what is taken back would be taken back all the same; write after: "ask")"},
+                  {"WordsOfPlaceBehindThoseOfCancel",
+                   Shop(
+                       QuotePay(
+                           R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"),
+                       R"(cancel { unless_done: "deliver" step { undo: "pay" } }
 status { stage: CANCELLED code: "DEAD" text { ko: "x" en: "Dead" } }
 status { done: "deliver" code: "SENT" text { ko: "x" en: "Sent" } }
 status { done: "pay" code: "PAID" text { ko: "x" en: "Paid" } })"),
-       R"(11:1: status "PAID": a cancelled order would still read "Paid", because the last word that holds is shown; move this above status "DEAD")"},
-      {"NoticeWithoutWhen", Shop(QuotePay(""), Tell(R"(id: "tell")", "")),
-       R"(8:1: notice "tell": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
-      {"NoticeOfNoStage", Shop(QuotePay(""), Tell(R"(id: "tell" stage: STAGE_UNSPECIFIED)", "")),
-       R"(8:21: notice "tell": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
-      {"NoticeDoneUnknown", Shop(QuotePay(""), Tell(R"(id: "tell" done: "pray")", "")),
-       R"(8:21: notice "tell": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
-      {"NoticeOfANotice",
-       Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "a" stage: PLACED)", ""), "\n",
-                                       Tell(R"(id: "b" done: "a")", ""))),
-       R"(9:18: notice "b": done: unknown step "a"; did you mean "pay"? There are: quote, pay)"},
-      {"NoticeUndoneOfNothing", Shop(QuotePay(""), Tell(R"(id: "tell" undone: "quote")", "")),
-       R"(8:21: notice "tell": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
-      {"NoticeOfRefusedOrdersThatHaveNeverBeen",
-       Shop(QuotePay(""), Tell(R"(id: "tell" stage: REJECTED)", "")),
-       R"(8:21: notice "tell": stage: refused orders have never been in this storefront, so nobody is told of them; write a status word for stage: REJECTED, or leave this out)"},
-      {"NoticeUnknownCall",
-       Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED call: "gift.Tye" })"),
-       R"(8:35: notice "tell": unknown call "gift.Tye"; did you mean "gift.Tie"? It has: Wrap, Tie, NeedsNumber, NeedsOneLine, NeedsStatus, NoIds, UndoUnknown, UndoNeedsMore, SaysNothing, SaysBoth, Streams)"},
-      {"NoticeThatTakesSomething",
-       Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED call: "catalog.Reserve" })"),
-       R"(8:35: notice "tell": call "catalog.Reserve" takes something, which "Release" takes back; a notice takes nothing: write a step of place or cancel)"},
-      {"NoticeWithoutText", Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED })"),
-       R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } })"},
-      {"NoticeOfFieldThatAStepAnswers",
-       Shop(QuotePay(R"(step { id: "wrap" call: "gift.Wrap" via: JETSTREAM })"),
-            R"(notice { id: "tell" stage: PLACED call: "gift.Tie" })"),
-       R"(8:35: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Write done: "wrap", which answers ribbon)"},
-      {"NoticeOfStepOfCancelIsNotToldItsAnswer",
-       Shop(QuotePay(""), R"(cancel { step { id: "wrap" call: "gift.Wrap" via: GRPC } }
+                   R"(11:1: status "PAID": a cancelled order would still read "Paid", because the last word that holds is shown; move this above status "DEAD")"},
+                  {"NoticeWithoutWhen", Shop(QuotePay(""), Tell(R"(id: "tell")", "")),
+                   R"(8:1: notice "tell": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
+                  {"NoticeOfNoStage",
+                   Shop(QuotePay(""), Tell(R"(id: "tell" stage: STAGE_UNSPECIFIED)", "")),
+                   R"(8:21: notice "tell": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+                  {"NoticeDoneUnknown", Shop(QuotePay(""), Tell(R"(id: "tell" done: "pray")", "")),
+                   R"(8:21: notice "tell": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
+                  {"NoticeOfANotice",
+                   Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "a" stage: PLACED)", ""), "\n",
+                                                   Tell(R"(id: "b" done: "a")", ""))),
+                   R"(9:18: notice "b": done: unknown step "a"; did you mean "pay"? There are: quote, pay)"},
+                  {"NoticeUndoneOfNothing",
+                   Shop(QuotePay(""), Tell(R"(id: "tell" undone: "quote")", "")),
+                   R"(8:21: notice "tell": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
+                  {"NoticeOfRefusedOrdersThatHaveNeverBeen",
+                   Shop(QuotePay(""), Tell(R"(id: "tell" stage: REJECTED)", "")),
+                   R"(8:21: notice "tell": stage: refused orders have never been in this storefront, so nobody is told of them; write a status word for stage: REJECTED, or leave this out)"},
+                  {"NoticeUnknownCall",
+                   Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED call: "gift.Tye" })"),
+                   R"(8:35: notice "tell": unknown call "gift.Tye"; did you mean "gift.Tie"? It has: Wrap, Tie, NeedsNumber, NeedsOneLine, NeedsStatus, NoIds, UndoUnknown, UndoNeedsMore, SaysNothing, SaysBoth, Streams)"},
+                  {"NoticeThatTakesSomething",
+                   Shop(QuotePay(""),
+                        R"(notice { id: "tell" stage: PLACED call: "catalog.Reserve" })"),
+                   R"(8:35: notice "tell": call "catalog.Reserve" takes something, which "Release" takes back; a notice takes nothing: write a step of place or cancel)"},
+                  {"NoticeWithoutText",
+                   Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED })"),
+                   R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } })"},
+                  {"NoticeOfFieldThatAStepAnswers",
+                   Shop(QuotePay(R"(step { id: "wrap" call: "gift.Wrap" via: JETSTREAM })"),
+                        R"(notice { id: "tell" stage: PLACED call: "gift.Tie" })"),
+                   R"(8:35: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Write done: "wrap", which answers ribbon)"},
+                  {"NoticeOfStepOfCancelIsNotToldItsAnswer",
+                   Shop(QuotePay(""), R"(cancel { step { id: "wrap" call: "gift.Wrap" via: GRPC } }
 notice { id: "tell" done: "wrap" call: "gift.Tie" })"),
-       R"(9:34: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Tell of a step of place that answers ribbon, or write with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: … } })"},
-      {"NoticeWithOtherConstants",
-       Shop(
-           QuotePay(""),
-           R"(notice { id: "tell" stage: PLACED with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } })"),
-       R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } }
+                   R"(9:34: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Tell of a step of place that answers ribbon, or write with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: … } })"},
+                  {"NoticeWithOtherConstants",
+                   Shop(
+                       QuotePay(""),
+                       R"(notice { id: "tell" stage: PLACED with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } })"),
+                   R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } }
 8:35: notice "tell": with has the type "type.googleapis.com/gaekju.gift.v1.TieRequest"; write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { … } })"},
-      {"AfterANotice",
-       Shop(QuotePay(
-                R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "tell" })"),
-            Tell(R"(id: "tell" stage: PLACED)", "")),
-       R"(6:60: step "deliver": after: "tell" is a notice, which nobody waits for; make it a step, or leave it out)"},
-      {"UnlessDoneUnknown",
-       Shop(QuotePay(""), R"(cancel { unless_done: "pray" step { undo: "pay" } })"),
-       R"(8:10: unless_done: unknown step of place "pray"; did you mean "pay"? place has: quote, pay)"},
-      {"UnlessDoneTwice",
-       Shop(QuotePay(""),
-            R"(cancel { unless_done: "pay" step { undo: "pay" } unless_done: "pay" })"),
-       R"(8:50: unless_done: "pay" is named twice; leave one out)"},
-      {"UnlessDoneInPlace",
-       R"(id: "shop" currency_code: "KRW"
+                  {"AfterANotice",
+                   Shop(
+                       QuotePay(
+                           R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "tell" })"),
+                       Tell(R"(id: "tell" stage: PLACED)", "")),
+                   R"(6:60: step "deliver": after: "tell" is a notice, which nobody waits for; make it a step, or leave it out)"},
+                  {"UnlessDoneUnknown",
+                   Shop(QuotePay(""), R"(cancel { unless_done: "pray" step { undo: "pay" } })"),
+                   R"(8:10: unless_done: unknown step of place "pray"; did you mean "pay"? place has: quote, pay)"},
+                  {"UnlessDoneTwice",
+                   Shop(QuotePay(""),
+                        R"(cancel { unless_done: "pay" step { undo: "pay" } unless_done: "pay" })"),
+                   R"(8:50: unless_done: "pay" is named twice; leave one out)"},
+                  {"UnlessDoneInPlace",
+                   R"(id: "shop" currency_code: "KRW"
 place { unless_done: "quote" step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(2:9: unless_done stands in cancel only; leave it out)"},
-      {"TryLaterWithoutEnglish",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:9: unless_done stands in cancel only; leave it out)"},
+                  {"TryLaterWithoutEnglish",
+                   R"(id: "shop" currency_code: "KRW"
 place { try_later { ko: "x" } step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(2:9: try_later has no en; write try_later { ko: "…" en: "…" })"},
-      {"TryLaterNotUtf8",
-       R"(id: "shop" currency_code: "KRW"
+                   R"(2:9: try_later has no en; write try_later { ko: "…" en: "…" })"},
+                  {"TryLaterNotUtf8",
+                   R"(id: "shop" currency_code: "KRW"
 place { try_later { ko: "x" en: "\xff" } step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-       R"(2:9: try_later is not UTF-8; write the letters themselves)"},
-      {"TryLaterThatIsNeverTold",
-       Shop(QuotePay(""),
-            R"(cancel { try_later { ko: "x" en: "x" } step { undo: "pay" via: GRPC } })"),
-       R"(8:10: try_later: the caller waits for no step of cancel that fails when it cannot be reached; leave it out)"},
-      {"FromUnknownField", Shop(From(R"(field: "amont" order: "expected_total")")),
-       R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } }
+                   R"(2:9: try_later is not UTF-8; write the letters themselves)"},
+                  {"TryLaterThatIsNeverTold",
+                   Shop(
+                       QuotePay(""),
+                       R"(cancel { try_later { ko: "x" en: "x" } step { undo: "pay" via: GRPC } })"),
+                   R"(8:10: try_later: the caller waits for no step of cancel that fails when it cannot be reached; leave it out)"},
+                  {"FromUnknownField", Shop(From(R"(field: "amont" order: "expected_total")")),
+                   R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } }
 4:59: step "pay": from: unknown field "amont"; did you mean "amount"? CaptureRequest has: customer_id, amount, payment_method, missing_method)"},
-      {"FromUnknownOrderField", Shop(From(R"(field: "amount" order: "expected_totl")")),
-       R"(4:75: step "pay": from: the order has no "expected_totl"; did you mean "expected_total"? Of type gaekju.type.v1.Money it has: expected_total)"},
-      {"FromOfOtherType", Shop(From(R"(field: "amount" order: "number")")),
-       R"(4:75: step "pay": from: the order's number is int64, but amount is gaekju.type.v1.Money)"},
-      {"FromThatChanges", Shop(From(R"(field: "amount" order: "total")")),
-       R"(4:75: step "pay": from: the order's total changes while the order runs, and a step that is asked again must be told the same; leave it out)"},
-      {"FromTwice",
-       Shop(From(
-           R"(field: "amount" order: "expected_total" } from { field: "amount" order: "expected_total")")),
-       R"(4:108: step "pay": from: "amount" is filled twice; leave one out)"},
-      {"FromOfTheSaga",
-       Shop(From(
-           R"(field: "amount" order: "expected_total" } from { field: "order_id" order: "customer_id")")),
-       R"(4:108: step "pay": from: order_id is given by the saga; leave it out)"},
-      {"FromOfAnUndo",
-       Shop(QuotePay(""),
-            R"(cancel { step { undo: "pay" from { field: "amount" order: "expected_total" } } })"),
-       R"(8:29: undo "pay": an undo is told only its order and step; leave from out)"},
-      {"SeveralMistakes",
-       R"(id: "Shop"
+                  {"FromUnknownOrderField", Shop(From(R"(field: "amount" order: "expected_totl")")), R"(4:75: step "pay": from: the order has no "expected_totl"; did you mean "expected_total"? Of type gaekju.type.v1.Money it has: expected_total)"},
+                  {"FromOfOtherType", Shop(From(R"(field: "amount" order: "number")")),
+                   R"(4:75: step "pay": from: the order's number is int64, but amount is gaekju.type.v1.Money)"},
+                  {"FromThatChanges", Shop(From(R"(field: "amount" order: "total")")),
+                   R"(4:75: step "pay": from: the order's total changes while the order runs, and a step that is asked again must be told the same; leave it out)"},
+                  {"FromTwice",
+                   Shop(From(
+                       R"(field: "amount" order: "expected_total" } from { field: "amount" order: "expected_total")")),
+                   R"(4:108: step "pay": from: "amount" is filled twice; leave one out)"},
+                  {"FromOfTheSaga",
+                   Shop(From(
+                       R"(field: "amount" order: "expected_total" } from { field: "order_id" order: "customer_id")")),
+                   R"(4:108: step "pay": from: order_id is given by the saga; leave it out)"},
+                  {"FromOfAnUndo",
+                   Shop(
+                       QuotePay(""),
+                       R"(cancel { step { undo: "pay" from { field: "amount" order: "expected_total" } } })"),
+                   R"(8:29: undo "pay": an undo is told only its order and step; leave from out)"},
+                  {"SeveralMistakes",
+                   R"(id: "Shop"
 currency_code: "won"
 place {
   step { id: "quote" call: "catalog.Qoute" via: GRPC }
@@ -866,29 +909,29 @@ place {
   step { id: "deliver" call: "delivery.Start" via: GRPC after: "pay" deadline { seconds: 90 } }
 }
 status { stage: PLACED code: "placed" text { ko: "주문" } })",
-       R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop"
+                   R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop"
 2:1: currency_code "won": write the three capital letters of an ISO 4217 code, e.g. "KRW"
 4:22: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve
 5:3: step "pay": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits)
 6:70: step "deliver": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 }
 8:24: status "placed": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED"
 8:39: status "placed": text has no en; write text { ko: "…" en: "…" })"},
-      {"MistakesStandInTheOrderOfTheText",
-       R"(status { stage: PLACED code: "placed" text { ko: "주문" en: "Placed" } }
+                  {"MistakesStandInTheOrderOfTheText",
+                   R"(status { stage: PLACED code: "placed" text { ko: "주문" en: "Placed" } }
 cancel { step { undo: "pay" } }
 place { step { id: "quote" call: "catalog.Qoute" via: GRPC } }
 id: "Shop" currency_code: "KRW")",
-       R"(1:24: status "placed": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED"
+                   R"(1:24: status "placed": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED"
 2:17: undo "pay": there is no such step in place. place has: quote
 3:28: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve
 4:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
-      {"TabsCountToEight",
-       R"(id: "shop" currency_code: "KRW"
+                  {"TabsCountToEight",
+                   R"(id: "shop" currency_code: "KRW"
 place {
 	step { id: "quote"	call: "catalog.Qoute" via: GRPC }
 })",
-       R"(3:33: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve)"},
-  };
+                   R"(3:33: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve)"},
+              };
   return *mistakes;
 }
 
