@@ -166,11 +166,11 @@ struct RpcClient::Impl {
     std::unique_ptr<Peer>& peer = peers[name];
     if (peer == nullptr) {
       grpc::ChannelArguments args;
-      // A peer that restarts is reached again within a second; 100 ms between the first attempts.
+      // A peer that restarts is reached again within 250 ms; until then whoever asks is refused.
       args.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
       args.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
                   1000);  // also the time one attempt to connect may take
-      args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 1000);
+      args.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 250);
       args.SetInt(GRPC_ARG_DNS_MIN_TIME_BETWEEN_RESOLUTIONS_MS, 1000);
       // A half-open connection is noticed within 25 s; the server allows a ping every 10 s.
       args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);

@@ -58,6 +58,7 @@ def left_out(suite, why):
 
 
 LEFT_OUT = []
+FAILURES = []  # 'test: the line that says why', told once more at the end
 
 
 def run(*command, **options):
@@ -90,13 +91,19 @@ def ctest(preset, label="unit"):
         report = cases / f"{test.get('name')}.xml"
         if not report.exists():  # a script, or a crash before the end
             tally += one(good)
+            if not good:
+                FAILURES.append(f"{preset}: {test.get('name')}")
             continue
         suites = ElementTree.parse(report).getroot()
         counted = list(suites.iter("testcase"))
-        failed = sum(case.find("failure") is not None for case in counted)
+        wrong = [case for case in counted if case.find("failure") is not None]
+        FAILURES.extend(f"{preset}: {case.get('classname')}.{case.get('name')}: "
+                        + " ".join((case.find("failure").get("message") or "").split())[:600] for case in wrong)
+        failed = len(wrong)
         skipped = sum(case.find("skipped") is not None or case.get("status") == "notrun" for case in counted)
         if not good and not failed:
             failed = 1  # a sanitizer's report at exit
+            FAILURES.append(f"{preset}: {test.get('name')} ended badly after its tests")
         tally += Tally(max(0, len(counted) - failed - skipped), failed, skipped)
     return tally
 
@@ -255,6 +262,9 @@ class Counter:
         if not self.scenarios:
             if report.failed:
                 self.tally.failed += 1
+                crash = getattr(report.longrepr, "reprcrash", None)
+                why = f"{crash.path}:{crash.lineno}: {crash.message}" if crash else report.longreprtext.strip()[-300:]
+                FAILURES.append(f"{report.nodeid} ({report.when}): {why.splitlines()[0][:600] if why else ''}")
             elif report.skipped:
                 self.tally.skipped += 1
             elif report.when == "call":
@@ -383,6 +393,8 @@ def main(argv):
             total += tally
         for line in LEFT_OUT:
             say(f"LEFT OUT {line}")
+        for line in FAILURES:
+            say(f"FAILED {line}")
     sys.stderr.flush()
     print(total, flush=True)
     return 1 if total.failed else 0

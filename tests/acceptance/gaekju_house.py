@@ -376,6 +376,10 @@ class House:
     def running(self, name):
         return name in self.processes and self.processes[name].alive()
 
+    def whole(self):
+        """Whether every process runs, none frozen."""
+        return not self._frozen and all(self.running(name) for name in ("nats", *self.contexts))
+
     def stop(self, name):
         """SIGTERM; returns the exit code. It stays down."""
         self.disturbed = True
