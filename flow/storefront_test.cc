@@ -53,49 +53,22 @@ std::string ReadFile(const std::string& path) {
 }
 
 // A context that is not linked in, and contracts with a mistake each.
-constexpr char kGiftContract[] = R"pb(
+// clang-format off
+constexpr char kGiftContract[] = R"(
   name: "gaekju/gift/v1/gift_service.proto"
   package: "gaekju.gift.v1"
   syntax: "proto3"
   dependency: "gaekju/flow/v1/step.proto"
   dependency: "gaekju/type/v1/type.proto"
   dependency: "google/api/field_behavior.proto"
-  message_type {
-    name: "WrapRequest"
-    field {
-      name: "order_id"
-      number: 1
-      label: LABEL_OPTIONAL
-      type: TYPE_STRING
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
-    field {
-      name: "step_id"
-      number: 2
-      label: LABEL_OPTIONAL
-      type: TYPE_STRING
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
-    field {
-      name: "customer_name"
-      number: 7
-      label: LABEL_OPTIONAL
-      type: TYPE_STRING
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
-    field {
-      name: "lines"
-      number: 4
-      label: LABEL_REPEATED
-      type: TYPE_MESSAGE
-      type_name: ".gaekju.type.v1.LineItem"
-    }
+  message_type { name: "WrapRequest"
+    field { name: "order_id" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING
+            options { [google.api.field_behavior]: REQUIRED } }
+    field { name: "step_id" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING
+            options { [google.api.field_behavior]: REQUIRED } }
+    field { name: "customer_name" number: 7 label: LABEL_OPTIONAL type: TYPE_STRING
+            options { [google.api.field_behavior]: REQUIRED } }
+    field { name: "lines" number: 4 label: LABEL_REPEATED type: TYPE_MESSAGE type_name: ".gaekju.type.v1.LineItem" }
     field { name: "note" number: 5 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "storefront" number: 6 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "status_code" number: 8 label: LABEL_OPTIONAL type: TYPE_STRING }
@@ -103,174 +76,69 @@ constexpr char kGiftContract[] = R"pb(
     field { name: "lined" number: 10 label: LABEL_OPTIONAL type: TYPE_BOOL }
     field { name: "paper" number: 11 label: LABEL_REPEATED type: TYPE_INT32 }
   }
-  message_type {
-    name: "WrapResponse"
+  message_type { name: "WrapResponse"
     field { name: "ribbon" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "amount" number: 2 label: LABEL_OPTIONAL type: TYPE_INT64 }
     field { name: "paper" number: 3 label: LABEL_REPEATED type: TYPE_INT32 }
   }
-  message_type {
-    name: "UnwrapRequest"
+  message_type { name: "UnwrapRequest"
     field { name: "order_id" number: 3 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "step_id" number: 4 label: LABEL_OPTIONAL type: TYPE_STRING }
   }
-  message_type {
-    name: "TieRequest"
+  message_type { name: "TieRequest"
     field { name: "order_id" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "step_id" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field {
-      name: "ribbon"
-      number: 3
-      label: LABEL_OPTIONAL
-      type: TYPE_STRING
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
+    field { name: "ribbon" number: 3 label: LABEL_OPTIONAL type: TYPE_STRING
+            options { [google.api.field_behavior]: REQUIRED } }
     field { name: "paper" number: 4 label: LABEL_REPEATED type: TYPE_INT32 }
   }
   message_type { name: "Empty" }
-  message_type {
-    name: "NumberRequest"
+  message_type { name: "NumberRequest"
     field { name: "order_id" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "step_id" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field {
-      name: "number"
-      number: 3
-      label: LABEL_OPTIONAL
-      type: TYPE_STRING
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
+    field { name: "number" number: 3 label: LABEL_OPTIONAL type: TYPE_STRING
+            options { [google.api.field_behavior]: REQUIRED } }
   }
-  message_type {
-    name: "LineRequest"
+  message_type { name: "LineRequest"
     field { name: "order_id" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "step_id" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field {
-      name: "lines"
-      number: 3
-      label: LABEL_OPTIONAL
-      type: TYPE_MESSAGE
-      type_name: ".gaekju.type.v1.LineItem"
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
+    field { name: "lines" number: 3 label: LABEL_OPTIONAL type: TYPE_MESSAGE type_name: ".gaekju.type.v1.LineItem"
+            options { [google.api.field_behavior]: REQUIRED } }
   }
-  message_type {
-    name: "StatusRequest"
+  message_type { name: "StatusRequest"
     field { name: "order_id" number: 1 label: LABEL_OPTIONAL type: TYPE_STRING }
     field { name: "step_id" number: 2 label: LABEL_OPTIONAL type: TYPE_STRING }
-    field {
-      name: "status_code"
-      number: 3
-      label: LABEL_OPTIONAL
-      type: TYPE_STRING
-      options {
-        [google.api.field_behavior]: REQUIRED
-      }
-    }
+    field { name: "status_code" number: 3 label: LABEL_OPTIONAL type: TYPE_STRING
+            options { [google.api.field_behavior]: REQUIRED } }
   }
-  service {
-    name: "GiftService"
-    method {
-      name: "Wrap"
-      input_type: ".gaekju.gift.v1.WrapRequest"
-      output_type: ".gaekju.gift.v1.WrapResponse"
-      options {
-        [gaekju.flow.v1.step] { undo: "Unwrap" }
-      }
-    }
-    method {
-      name: "Unwrap"
-      input_type: ".gaekju.gift.v1.UnwrapRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-    }
-    method {
-      name: "Tie"
-      input_type: ".gaekju.gift.v1.TieRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { nothing_to_undo: true }
-      }
-    }
-    method {
-      name: "NeedsNumber"
-      input_type: ".gaekju.gift.v1.NumberRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { nothing_to_undo: true }
-      }
-    }
-    method {
-      name: "NeedsOneLine"
-      input_type: ".gaekju.gift.v1.LineRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { nothing_to_undo: true }
-      }
-    }
-    method {
-      name: "NeedsStatus"
-      input_type: ".gaekju.gift.v1.StatusRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { nothing_to_undo: true }
-      }
-    }
-    method {
-      name: "NoIds"
-      input_type: ".gaekju.gift.v1.Empty"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { nothing_to_undo: true }
-      }
-    }
-    method {
-      name: "UndoUnknown"
-      input_type: ".gaekju.gift.v1.UnwrapRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { undo: "Unrwap" }
-      }
-    }
-    method {
-      name: "UndoNeedsMore"
-      input_type: ".gaekju.gift.v1.UnwrapRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { undo: "Tie" }
-      }
-    }
-    method {
-      name: "SaysNothing"
-      input_type: ".gaekju.gift.v1.UnwrapRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] {}
-      }
-    }
-    method {
-      name: "SaysBoth"
-      input_type: ".gaekju.gift.v1.UnwrapRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      options {
-        [gaekju.flow.v1.step] { undo: "Unwrap" nothing_to_undo: true }
-      }
-    }
-    method {
-      name: "Streams"
-      input_type: ".gaekju.gift.v1.UnwrapRequest"
-      output_type: ".gaekju.gift.v1.Empty"
-      server_streaming: true
-      options {
-        [gaekju.flow.v1.step] { nothing_to_undo: true }
-      }
-    }
+  service { name: "GiftService"
+    method { name: "Wrap" input_type: ".gaekju.gift.v1.WrapRequest" output_type: ".gaekju.gift.v1.WrapResponse"
+             options { [gaekju.flow.v1.step] { undo: "Unwrap" } } }
+    method { name: "Unwrap" input_type: ".gaekju.gift.v1.UnwrapRequest" output_type: ".gaekju.gift.v1.Empty" }
+    method { name: "Tie" input_type: ".gaekju.gift.v1.TieRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { nothing_to_undo: true } } }
+    method { name: "NeedsNumber" input_type: ".gaekju.gift.v1.NumberRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { nothing_to_undo: true } } }
+    method { name: "NeedsOneLine" input_type: ".gaekju.gift.v1.LineRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { nothing_to_undo: true } } }
+    method { name: "NeedsStatus" input_type: ".gaekju.gift.v1.StatusRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { nothing_to_undo: true } } }
+    method { name: "NoIds" input_type: ".gaekju.gift.v1.Empty" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { nothing_to_undo: true } } }
+    method { name: "UndoUnknown" input_type: ".gaekju.gift.v1.UnwrapRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { undo: "Unrwap" } } }
+    method { name: "UndoNeedsMore" input_type: ".gaekju.gift.v1.UnwrapRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { undo: "Tie" } } }
+    method { name: "SaysNothing" input_type: ".gaekju.gift.v1.UnwrapRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] {} } }
+    method { name: "SaysBoth" input_type: ".gaekju.gift.v1.UnwrapRequest" output_type: ".gaekju.gift.v1.Empty"
+             options { [gaekju.flow.v1.step] { undo: "Unwrap" nothing_to_undo: true } } }
+    method { name: "Streams" input_type: ".gaekju.gift.v1.UnwrapRequest" output_type: ".gaekju.gift.v1.Empty"
+             server_streaming: true
+             options { [gaekju.flow.v1.step] { nothing_to_undo: true } } }
   }
-)pb";
+)";
+// clang-format on
 
 // The contexts that are linked in, and gift.
 const DescriptorPool& GiftPool() {
@@ -284,12 +152,11 @@ const DescriptorPool& GiftPool() {
   return *pool;
 }
 
-// A notice that says when, and its call's constants.
-std::string Tell(const std::string& head, const std::string& more) {
-  return absl::StrCat("notice { ", head,
+// A notice with words that says when.
+std::string Tell(const std::string& when) {
+  return absl::StrCat("notice { ", when,
                       " with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] "
-                      "{ text { ko: \"x\" en: \"x\" } ",
-                      more, "} } }");
+                      "{ text { ko: \"x\" en: \"x\" }  } } }");
 }
 
 // A step that fills its request from fields of other names.
@@ -305,12 +172,6 @@ std::string Shop(const std::string& place, const std::string& after_place = "") 
                       after_place);
 }
 
-struct Mistake {
-  std::string name;
-  std::string text;
-  std::string error;  // with "shop.textproto:" left out of each line
-};
-
 const char kQuote[] = R"(step { id: "quote" call: "catalog.Quote" via: GRPC })";
 const char kPay[] = R"(step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" })";
 
@@ -318,309 +179,263 @@ std::string QuotePay(const std::string& more) {
   return absl::StrCat(kQuote, "\n", kPay, "\n", more);
 }
 
-const std::vector<Mistake>& Mistakes() {
-  static const auto*
-      mistakes =
-          new std::
-              vector<Mistake>{
-                  {"EmptyFile", "",
-                   R"(1:1: id is missing; write id: "shop"
+// A row about what stands after place: in line 8 and on.
+std::string After(const std::string& after_place) { return Shop(QuotePay(""), after_place); }
+
+struct Mistake {
+  std::string name;
+  std::string text;
+  std::string error;  // with "shop.textproto:" left out of each line
+};
+
+// clang-format off
+const Mistake kMistakes[] = {
+{"EmptyFile", "",
+ R"(1:1: id is missing; write id: "shop"
 1:1: currency_code is missing; write currency_code: "KRW", or another ISO 4217 code
 1:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
-                  {"IdMissing",
-                   R"(currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(1:1: id is missing; write id: "shop")"},
-                  {"IdOfOtherFile",
-                   R"(  id: "bench"
+{"IdMissing",
+ R"(currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
+ R"(1:1: id is missing; write id: "shop")"},
+{"IdOfOtherFile", R"(  id: "bench"
 currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(1:3: id "bench" is not the file's name; write id: "shop", or rename the file to bench.textproto)"},
-                  {"IdWithCapitals",
-                   R"(id: "Shop"
+ R"(1:3: id "bench" is not the file's name; write id: "shop", or rename the file to bench.textproto)"},
+{"IdWithCapitals", R"(id: "Shop"
 currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
-                  {"IdTooLong",
-                   R"(id: "abcdefghijklmnopqrstuvwxyz0123456"
+ R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
+{"IdTooLong", R"(id: "abcdefghijklmnopqrstuvwxyz0123456"
 currency_code: "KRW" place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(1:1: id "abcdefghijklmnopqrstuvwxyz0123456" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
-                  {"CurrencyMissing",
-                   R"(id: "shop"
+ R"(1:1: id "abcdefghijklmnopqrstuvwxyz0123456" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
+{"CurrencyMissing", R"(id: "shop"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(1:1: currency_code is missing; write currency_code: "KRW", or another ISO 4217 code)"},
-                  {"CurrencyInSmallLetters",
-                   R"(id: "shop"
+ R"(1:1: currency_code is missing; write currency_code: "KRW", or another ISO 4217 code)"},
+{"CurrencyInSmallLetters", R"(id: "shop"
 currency_code: "krw"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(2:1: currency_code "krw": write the three capital letters of an ISO 4217 code, e.g. "KRW")"},
-                  {"PlaceMissing", R"(id: "shop" currency_code: "KRW")",
-                   R"(1:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
-                  {"PlaceEmpty",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:1: currency_code "krw": write the three capital letters of an ISO 4217 code, e.g. "KRW")"},
+{"PlaceMissing", R"(id: "shop" currency_code: "KRW")",
+ R"(1:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
+{"PlaceEmpty", R"(id: "shop" currency_code: "KRW"
 place {})",
-                   R"(2:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
-                  {"DisplayNameNotUtf8",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:1: place has no step; write place { step { id: "…" call: "<context>.<Method>" via: GRPC } })"},
+{"DisplayNameNotUtf8", R"(id: "shop" currency_code: "KRW"
 display_name { ko: "\xff" en: "Shop" }
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(2:1: display_name is not UTF-8; write the letters themselves)"},
-                  {"UnknownField",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:1: display_name is not UTF-8; write the letters themselves)"},
+{"UnknownField", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" cal: "catalog.Quote" via: GRPC } })",
-                   R"(2:28: unknown field "cal"; did you mean "call"? Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from)"},
-                  {"UnknownFieldsAreAllReported",
-                   R"(id: "shop" currency: "KRW"
+ R"(2:28: unknown field "cal"; did you mean "call"? Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from)"},
+{"UnknownFieldsAreAllReported", R"(id: "shop" currency: "KRW"
 place { step { name: "quote" call: "catalog.Quote" via: GRPC } }
 plaice { step { id: "x" } })",
-                   R"(1:12: unknown field "currency". Storefront has: id, display_name, currency_code, place, cancel, status, notice
+ R"(1:12: unknown field "currency". Storefront has: id, display_name, currency_code, place, cancel, status, notice
 2:16: unknown field "name". Step has: id, call, undo, via, after, on_unavailable, expires_after, deadline, with, from
 3:1: unknown field "plaice"; did you mean "place"? Storefront has: id, display_name, currency_code, place, cancel, status, notice)"},
-                  {"UnknownExtension",
-                   R"(id: "shop" currency_code: "KRW"
+{"UnknownExtension", R"(id: "shop" currency_code: "KRW"
 [some.extension]: 1
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(2:1: unknown field [some.extension]; only `with` takes a name in brackets: with { [type.googleapis.com/<type>] { … } })"},
-                  {"UnknownVia",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:1: unknown field [some.extension]; only `with` takes a name in brackets: with { [type.googleapis.com/<type>] { … } })"},
+{"UnknownVia", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: JETSTREM } })",
-                   R"(2:55: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
-                  {"UnknownStage",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:55: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
+{"UnknownStage", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } }
 status { stage: CANCELED code: "X" text { ko: "x" en: "x" } })",
-                   R"(3:17: stage: unknown value "CANCELED"; did you mean "CANCELLED"? It is one of: PLACED, COMPLETED, CANCELLING, CANCELLED, REJECTED)"},
-                  {"UnknownEnumInConstants",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(3:17: stage: unknown value "CANCELED"; did you mean "CANCELLED"? It is one of: PLACED, COMPLETED, CANCELLING, CANCELLED, REJECTED)"},
+{"UnknownEnumInConstants", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC
   with { [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] { acceptance: CONFIRMATION_MANUEL } } } })",
-                   R"(3:81: acceptance: unknown value "CONFIRMATION_MANUEL"; did you mean "CONFIRMATION_MANUAL"? It is one of: CONFIRMATION_AUTOMATIC, CONFIRMATION_MANUAL)"},
-                  {"UnknownEnumBehindConstants",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(3:81: acceptance: unknown value "CONFIRMATION_MANUEL"; did you mean "CONFIRMATION_MANUAL"? It is one of: CONFIRMATION_AUTOMATIC, CONFIRMATION_MANUAL)"},
+{"UnknownEnumBehindConstants", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder"
   with { [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] { acceptance: CONFIRMATION_MANUAL } }
   via: JETSTREM } })",
-                   R"(4:8: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
-                  {"UnknownFieldInConstants",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(4:8: via: unknown value "JETSTREM"; did you mean "JETSTREAM"? It is one of: GRPC, JETSTREAM)"},
+{"UnknownFieldInConstants", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC
   with { [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] { aceptance: CONFIRMATION_MANUAL } } } })",
-                   R"(3:69: unknown field "aceptance"; did you mean "acceptance"? AcceptOrderRequest has: order_id, step_id, storefront, lines, acceptance, cancel_confirmation)"},
-                  {"FieldTwice",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(3:69: unknown field "aceptance"; did you mean "acceptance"? AcceptOrderRequest has: order_id, step_id, storefront, lines, acceptance, cancel_confirmation)"},
+{"FieldTwice", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC call: "catalog.Quote" } })",
-                   R"(2:60: "call" is given twice; leave one out)"},
-                  {"TwoOfOneof",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:60: "call" is given twice; leave one out)"},
+{"TwoOfOneof", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } }
 status { stage: PLACED done: "quote" code: "X" text { ko: "x" en: "x" } })",
-                   R"(3:24: "done" and "stage" are given together; leave one out)"},
-                  {"ConstantsOfUnknownType",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(3:24: "done" and "stage" are given together; leave one out)"},
+{"ConstantsOfUnknownType", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with { [type.googleapis.com/gaekju.store.v1.Accept] {} } } })",
-                   R"(2:67: unknown type "gaekju.store.v1.Accept"; write the full name of the request that the step's call takes)"},
-                  {"ConstantsOfOtherPrefix",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:67: unknown type "gaekju.store.v1.Accept"; write the full name of the request that the step's call takes)"},
+{"ConstantsOfOtherPrefix", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with { [gaekju/gaekju.store.v1.AcceptOrderRequest] {} } } })",
-                   R"(2:67: unknown type "gaekju/gaekju.store.v1.AcceptOrderRequest"; write [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest])"},
-                  {"ConstantsWithoutPrefix",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:67: unknown type "gaekju/gaekju.store.v1.AcceptOrderRequest"; write [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest])"},
+{"ConstantsWithoutPrefix", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with { [gaekju.store.v1.AcceptOrderRequest] {} } } })",
-                   R"(2:102: expected "/", found "]"; write [type.googleapis.com/<the type's full name>])"},
-                  {"ConstantsTwice",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:102: expected "/", found "]"; write [type.googleapis.com/<the type's full name>])"},
+{"ConstantsTwice", R"(id: "shop" currency_code: "KRW"
 place { step { id: "a" call: "store.AcceptOrder" via: GRPC with {
   [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {}
   [type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {} } } })",
-                   R"(4:63: `with` has two messages; leave one out)"},
-                  {"TextWithoutQuotes", R"(id: shop)",
-                   R"(1:5: expected a text in quotes, found shop; write "shop")"},
-                  {"TextNotClosed",
-                   R"(id: "shop
+ R"(4:63: `with` has two messages; leave one out)"},
+{"TextWithoutQuotes", R"(id: shop)", R"(1:5: expected a text in quotes, found shop; write "shop")"},
+{"TextNotClosed", R"(id: "shop
 currency_code: "KRW")",
-                   R"(1:10: a text ends on the line it begins on; close it with a quote)"},
-                  {"NumberForText", R"(id: 12)",
-                   R"(1:5: expected a text in quotes, found 12; write "12")"},
-                  {"BraceMissing",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(1:10: a text ends on the line it begins on; close it with a quote)"},
+{"NumberForText", R"(id: 12)", R"(1:5: expected a text in quotes, found 12; write "12")"},
+{"BraceMissing", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC })",
-                   R"(2:61: expected a field's name, found the end of the file; is a "}" missing?)"},
-                  {"BraceTooMany",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:61: expected a field's name, found the end of the file; is a "}" missing?)"},
+{"BraceTooMany", R"(id: "shop" currency_code: "KRW"
 place { step { id: "quote" call: "catalog.Quote" via: GRPC } } })",
-                   R"(2:64: expected a field's name, found "}")"},
-                  {"NoTextproto", R"({"id": "shop"})",
-                   R"(1:1: expected a field's name, found "{")"},
-                  {"Yaml",
-                   R"(id: "shop"
+ R"(2:64: expected a field's name, found "}")"},
+{"NoTextproto", R"({"id": "shop"})", R"(1:1: expected a field's name, found "{")"},
+{"Yaml", R"(id: "shop"
 place:
-  - step: x)",
-                   R"(3:3: expected "{", found "-")"},
-                  {"StepIdMissing", Shop(R"(step { call: "catalog.Quote" via: GRPC })"),
-                   R"(4:1: step 1 of place: id is missing; write id: "…", a name of your own for this step)"},
-                  {"StepIdTooLong",
-                   Shop(
-                       R"(step { id: "abcdefghijklmnopqrstuvwxyz0123456" call: "catalog.Quote" via: GRPC })"),
-                   R"(4:8: step "abcdefghijklmnopqrstuvwxyz0123456": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
-                  {"StepIdWithDot",
-                   Shop(R"(step { id: "quote.2" call: "catalog.Quote" via: GRPC })"),
-                   R"(4:8: step "quote.2": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
-                  {"StepIdTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+  - step: x)", R"(3:3: expected "{", found "-")"},
+{"StepIdMissing", Shop(R"(step { call: "catalog.Quote" via: GRPC })"),
+ R"(4:1: step 1 of place: id is missing; write id: "…", a name of your own for this step)"},
+{"StepIdTooLong",
+ Shop(R"(step { id: "abcdefghijklmnopqrstuvwxyz0123456" call: "catalog.Quote" via: GRPC })"),
+ R"(4:8: step "abcdefghijklmnopqrstuvwxyz0123456": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
+{"StepIdWithDot", Shop(R"(step { id: "quote.2" call: "catalog.Quote" via: GRPC })"),
+ R"(4:8: step "quote.2": this id will not do; write 1 to 32 lower-case letters, digits, dashes and underscores)"},
+{"StepIdTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "quote" call: "catalog.Quote" via: GRPC })"),
-                   R"(5:8: step "quote": there is another step of this id in line 4; write another id)"},
-                  {"StepIdTwiceAcrossFlows",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC })",
-                        R"(cancel { step { id: "quote" call: "catalog.Quote" via: GRPC } })"),
-                   R"(6:17: step "quote": there is another step of this id in line 4; write another id)"},
-                  {"CallMissing", Shop(R"(step { id: "quote" via: GRPC })"),
-                   R"(4:1: step "quote": call is missing; write call: "<context>.<Method>", e.g. "payment.Capture")"},
-                  {"CallWithoutDot", Shop(R"(step { id: "quote" call: "quote" via: GRPC })"),
-                   R"(4:20: step "quote": call "quote" is not "<context>.<Method>", e.g. "payment.Capture")"},
-                  {"CallEndsInDot", Shop(R"(step { id: "quote" call: "catalog." via: GRPC })"),
-                   R"(4:20: step "quote": call "catalog." is not "<context>.<Method>", e.g. "payment.Capture")"},
-                  {"UnknownMethod", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+ R"(5:8: step "quote": there is another step of this id in line 4; write another id)"},
+{"StepIdTwiceAcrossFlows",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC })", R"(cancel { step { id: "quote" call: "catalog.Quote" via: GRPC } })"),
+ R"(6:17: step "quote": there is another step of this id in line 4; write another id)"},
+{"CallMissing", Shop(R"(step { id: "quote" via: GRPC })"),
+ R"(4:1: step "quote": call is missing; write call: "<context>.<Method>", e.g. "payment.Capture")"},
+{"CallWithoutDot", Shop(R"(step { id: "quote" call: "quote" via: GRPC })"),
+ R"(4:20: step "quote": call "quote" is not "<context>.<Method>", e.g. "payment.Capture")"},
+{"CallEndsInDot", Shop(R"(step { id: "quote" call: "catalog." via: GRPC })"),
+ R"(4:20: step "quote": call "catalog." is not "<context>.<Method>", e.g. "payment.Capture")"},
+{"UnknownMethod", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step {
   id: "pay"
   call: "payment.Captur"
   via: GRPC
   after: "quote"
 })"),
-                   R"(7:3: step "pay": unknown call "payment.Captur"; did you mean "payment.Capture"? It has: Capture)"},
-                  {"UnknownMethodLikeNone",
-                   Shop(R"(step { id: "quote" call: "catalog.Frobnicate" via: GRPC })"),
-                   R"(4:20: step "quote": unknown call "catalog.Frobnicate". It has: Quote, Reserve)"},
-                  {"UnknownContext", Shop(R"(step { id: "pay" call: "paymnt.Capture" via: GRPC })"),
-                   R"(4:18: step "pay": unknown context "paymnt" in call "paymnt.Capture"; did you mean "payment"? There are: …)"},
-                  {"UnknownContextLikeNone",
-                   Shop(R"(step { id: "pay" call: "telepathy.Send" via: GRPC })"),
-                   R"(4:18: step "pay": unknown context "telepathy" in call "telepathy.Send". There are: …)"},
-                  {"UnknownFullMethod",
-                   Shop(
-                       R"(step { id: "pay" call: "gaekju.catalog.v1.CatalogService.Qoute" via: GRPC })"),
-                   R"(4:18: step "pay": unknown call "gaekju.catalog.v1.CatalogService.Qoute"; did you mean "gaekju.catalog.v1.CatalogService.Quote"? It has: Quote, Reserve)"},
-                  {"UnknownService",
-                   Shop(R"(step { id: "pay" call: "acme.pay.v1.PayService.Capture" via: GRPC })"),
-                   R"(4:18: step "pay": unknown service "acme.pay.v1.PayService" in call "acme.pay.v1.PayService.Capture"; is its contract in the descriptor set?)"},
-                  {"CallOfUndo", Shop(R"(step { id: "pay" call: "payment.Refund" via: GRPC })"),
-                   R"(4:18: step "pay": call "payment.Refund" is not a step but takes payment.Capture back: write it in cancel as undo: "<step>". It has: Capture)"},
-                  {"CallOfQuery",
-                   Shop(R"(step { id: "pay" call: "payment.GetPayment" via: GRPC })"),
-                   R"(4:18: step "pay": call "payment.GetPayment" is not a step. It has: Capture)"},
-                  {"CallOfContextWithoutSteps",
-                   Shop(R"(step { id: "view" call: "order.PlaceOrder" via: GRPC })"),
-                   R"(4:19: step "view": call "order.PlaceOrder" is not a step. It has: nothing that would do)"},
-                  {"ContractWithoutIds", Shop(R"(step { id: "a" call: "gift.NoIds" via: GRPC })"),
-                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.Empty has no `string order_id`; add it
+ R"(7:3: step "pay": unknown call "payment.Captur"; did you mean "payment.Capture"? It has: Capture)"},
+{"UnknownMethodLikeNone", Shop(R"(step { id: "quote" call: "catalog.Frobnicate" via: GRPC })"),
+ R"(4:20: step "quote": unknown call "catalog.Frobnicate". It has: Quote, Reserve)"},
+{"UnknownContext", Shop(R"(step { id: "pay" call: "paymnt.Capture" via: GRPC })"),
+ R"(4:18: step "pay": unknown context "paymnt" in call "paymnt.Capture"; did you mean "payment"? There are: …)"},
+{"UnknownContextLikeNone", Shop(R"(step { id: "pay" call: "telepathy.Send" via: GRPC })"),
+ R"(4:18: step "pay": unknown context "telepathy" in call "telepathy.Send". There are: …)"},
+{"UnknownFullMethod",
+ Shop(R"(step { id: "pay" call: "gaekju.catalog.v1.CatalogService.Qoute" via: GRPC })"),
+ R"(4:18: step "pay": unknown call "gaekju.catalog.v1.CatalogService.Qoute"; did you mean "gaekju.catalog.v1.CatalogService.Quote"? It has: Quote, Reserve)"},
+{"UnknownService", Shop(R"(step { id: "pay" call: "acme.pay.v1.PayService.Capture" via: GRPC })"),
+ R"(4:18: step "pay": unknown service "acme.pay.v1.PayService" in call "acme.pay.v1.PayService.Capture"; is its contract in the descriptor set?)"},
+{"CallOfUndo", Shop(R"(step { id: "pay" call: "payment.Refund" via: GRPC })"),
+ R"(4:18: step "pay": call "payment.Refund" is not a step but takes payment.Capture back: write it in cancel as undo: "<step>". It has: Capture)"},
+{"CallOfQuery", Shop(R"(step { id: "pay" call: "payment.GetPayment" via: GRPC })"),
+ R"(4:18: step "pay": call "payment.GetPayment" is not a step. It has: Capture)"},
+{"CallOfContextWithoutSteps", Shop(R"(step { id: "view" call: "order.PlaceOrder" via: GRPC })"),
+ R"(4:19: step "view": call "order.PlaceOrder" is not a step. It has: nothing that would do)"},
+{"ContractWithoutIds", Shop(R"(step { id: "a" call: "gift.NoIds" via: GRPC })"),
+ R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.Empty has no `string order_id`; add it
 4:16: step "a": its contract is wrong: gaekju.gift.v1.Empty has no `string step_id`; add it)"},
-                  {"ContractOfUnknownUndo",
-                   Shop(R"(step { id: "a" call: "gift.UndoUnknown" via: GRPC })"),
-                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.UndoUnknown is undone by "Unrwap", which GiftService does not have)"},
-                  {"ContractOfUndoThatNeedsMore",
-                   Shop(R"(step { id: "a" call: "gift.UndoNeedsMore" via: GRPC })"),
-                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.TieRequest requires ribbon, but an undo is told only order_id and step_id; keep what it needs when the step is done)"},
-                  {"ContractSaysNothingOfUndo",
-                   Shop(R"(step { id: "a" call: "gift.SaysNothing" via: GRPC })"),
-                   R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysNothing has to have one of undo and nothing_to_undo)"},
-                  {"ContractSaysBoth", Shop(R"(step { id: "a" call: "gift.SaysBoth" via: GRPC })"),
-                   R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysBoth has to have one of undo and nothing_to_undo)"},
-                  {"ContractStreams", Shop(R"(step { id: "a" call: "gift.Streams" via: GRPC })"),
-                   R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.Streams streams; a step is a unary RPC)"},
-                  {"ViaMissing", Shop(R"(  step { id: "quote" call: "catalog.Quote" })"), R"(4:3: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-                  {"ViaUnspecified",
-                   Shop(R"(  step { id: "quote" call: "catalog.Quote" via: VIA_UNSPECIFIED })"),
-                   R"(4:44: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-                  {"ViaUnknownNumber", Shop(R"(step { id: "quote" call: "catalog.Quote" via: 7 })"),
-                   R"(4:42: step "quote": via: 7 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-                  {"AfterUnknown", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+{"ContractOfUnknownUndo", Shop(R"(step { id: "a" call: "gift.UndoUnknown" via: GRPC })"),
+ R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.UndoUnknown is undone by "Unrwap", which GiftService does not have)"},
+{"ContractOfUndoThatNeedsMore", Shop(R"(step { id: "a" call: "gift.UndoNeedsMore" via: GRPC })"),
+ R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.TieRequest requires ribbon, but an undo is told only order_id and step_id; keep what it needs when the step is done)"},
+{"ContractSaysNothingOfUndo", Shop(R"(step { id: "a" call: "gift.SaysNothing" via: GRPC })"),
+ R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysNothing has to have one of undo and nothing_to_undo)"},
+{"ContractSaysBoth", Shop(R"(step { id: "a" call: "gift.SaysBoth" via: GRPC })"),
+ R"(4:16: step "a": its contract is wrong: the step option of gaekju.gift.v1.GiftService.SaysBoth has to have one of undo and nothing_to_undo)"},
+{"ContractStreams", Shop(R"(step { id: "a" call: "gift.Streams" via: GRPC })"),
+ R"(4:16: step "a": its contract is wrong: gaekju.gift.v1.GiftService.Streams streams; a step is a unary RPC)"},
+{"ViaMissing", Shop(R"(  step { id: "quote" call: "catalog.Quote" })"),
+ R"(4:3: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+{"ViaUnspecified", Shop(R"(  step { id: "quote" call: "catalog.Quote" via: VIA_UNSPECIFIED })"),
+ R"(4:44: step "quote": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+{"ViaUnknownNumber", Shop(R"(step { id: "quote" call: "catalog.Quote" via: 7 })"),
+ R"(4:42: step "quote": via: 7 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+{"AfterUnknown", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "qoute" })"),
-                   R"(5:52: step "pay": after: unknown step "qoute"; did you mean "quote"? place has: quote)"},
-                  {"AfterUnknownInList",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+ R"(5:52: step "pay": after: unknown step "qoute"; did you mean "quote"? place has: quote)"},
+{"AfterUnknownInList", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: ["quote", "stock"] })"),
-                   R"(5:69: step "pay": after: unknown step "stock". place has: quote)"},
-                  {"AfterUnknownTwiceInList",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: ["stock",
+ R"(5:69: step "pay": after: unknown step "stock". place has: quote)"},
+{"AfterUnknownTwiceInList", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: ["stock",
     "stock"] })"),
-                   R"(4:60: step "quote": after: unknown step "stock". place has: nothing that would do
+ R"(4:60: step "quote": after: unknown step "stock". place has: nothing that would do
 5:5: step "quote": after: unknown step "stock". place has: nothing that would do)"},
-                  {"AfterEmpty",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "" })"),
-                   R"(4:52: step "quote": after: unknown step "". place has: nothing that would do)"},
-                  {"AfterUnknownLikeItself",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "qoute" })"),
-                   R"(4:52: step "quote": after: unknown step "qoute". place has: nothing that would do)"},
-                  {"AfterTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+{"AfterEmpty", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "" })"),
+ R"(4:52: step "quote": after: unknown step "". place has: nothing that would do)"},
+{"AfterUnknownLikeItself",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "qoute" })"),
+ R"(4:52: step "quote": after: unknown step "qoute". place has: nothing that would do)"},
+{"AfterTwice", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" after: "quote" })"),
-                   R"(5:67: step "pay": after: "quote" is named twice; leave one out)"},
-                  {"AfterStepOfCancel",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "tell" })",
-                        R"(cancel { step { id: "tell" call: "catalog.Quote" via: GRPC } })"),
-                   R"(4:52: step "quote": after: "tell" is a step of cancel; a step of place waits for steps of place)"},
-                  {"CancelAfterStepThatIsNotUndone",
-                   Shop(
-                       QuotePay(
-                           R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"),
-                       R"(cancel {
+ R"(5:67: step "pay": after: "quote" is named twice; leave one out)"},
+{"AfterStepOfCancel",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "tell" })", R"(cancel { step { id: "tell" call: "catalog.Quote" via: GRPC } })"),
+ R"(4:52: step "quote": after: "tell" is a step of cancel; a step of place waits for steps of place)"},
+{"CancelAfterStepThatIsNotUndone", Shop(QuotePay(R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"), R"(cancel {
   step { undo: "pay" after: "deliver" }
 })"),
-                   R"(9:22: undo "pay": after: cancel does not undo "deliver"; add step { undo: "deliver" }, or leave it out)"},
-                  {"CancelAfterUnknown", Shop(QuotePay(""), R"(cancel {
+ R"(9:22: undo "pay": after: cancel does not undo "deliver"; add step { undo: "deliver" }, or leave it out)"},
+{"CancelAfterUnknown", After(R"(cancel {
   step { undo: "pay" after: "tel" }
   step { id: "tell" call: "catalog.Quote" via: GRPC }
 })"),
-                   R"(9:22: undo "pay": after: unknown step "tel"; did you mean "tell"? cancel has: tell)"},
-                  {"CycleOfOne",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "quote" })"),
-                   R"(4:52: step "quote": waits for itself: step "quote" after step "quote"; leave one `after` out)"},
-                  {"CycleOfThree", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC }
+ R"(9:22: undo "pay": after: unknown step "tel"; did you mean "tell"? cancel has: tell)"},
+{"CycleOfOne", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC after: "quote" })"),
+ R"(4:52: step "quote": waits for itself: step "quote" after step "quote"; leave one `after` out)"},
+{"CycleOfThree", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC }
 step { id: "b" call: "catalog.Quote" via: GRPC after: "a" after: "d" }
 step { id: "c" call: "catalog.Quote" via: GRPC after: "b" }
 step { id: "d" call: "catalog.Quote" via: GRPC after: "c" }
 step { id: "e" call: "catalog.Quote" via: GRPC after: "d" })"),
-                   R"(5:59: step "b": waits for itself: step "b" after step "d" after step "c" after step "b"; leave one `after` out)"},
-                  {"CycleThatOthersWaitFor",
-                   Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "c" }
+ R"(5:59: step "b": waits for itself: step "b" after step "d" after step "c" after step "b"; leave one `after` out)"},
+{"CycleThatOthersWaitFor", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "c" }
 step { id: "b" call: "catalog.Quote" via: GRPC after: "c" }
 step { id: "c" call: "catalog.Quote" via: GRPC after: "b" })"),
-                   R"(5:48: step "b": waits for itself: step "b" after step "c" after step "b"; leave one `after` out)"},
-                  {"CyclesAreAllReported",
-                   Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "b" }
+ R"(5:48: step "b": waits for itself: step "b" after step "c" after step "b"; leave one `after` out)"},
+{"CyclesAreAllReported", Shop(R"(step { id: "a" call: "catalog.Quote" via: GRPC after: "b" }
 step { id: "b" call: "catalog.Quote" via: GRPC after: "a" }
 step { id: "c" call: "catalog.Quote" via: GRPC after: "c" })"),
-                   R"(4:48: step "a": waits for itself: step "a" after step "b" after step "a"; leave one `after` out
+ R"(4:48: step "a": waits for itself: step "a" after step "b" after step "a"; leave one `after` out
 6:48: step "c": waits for itself: step "c" after step "c"; leave one `after` out)"},
-                  {"CycleInCancel", Shop(QuotePay(""), R"(cancel {
+{"CycleInCancel", After(R"(cancel {
   step { undo: "pay" after: "tell" }
   step { id: "tell" call: "catalog.Quote" via: GRPC after: "pay" }
 })"),
-                   R"(9:22: undo "pay": waits for itself: undo "pay" after step "tell" after undo "pay"; leave one `after` out)"},
-                  {"UndoInPlace", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+ R"(9:22: undo "pay": waits for itself: undo "pay" after step "tell" after undo "pay"; leave one `after` out)"},
+{"UndoInPlace", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { undo: "quote" })"),
-                   R"(5:8: step 2 of place: undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
-                  {"CallAndUndo", Shop(QuotePay(""), R"(cancel {
+ R"(5:8: step 2 of place: undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
+{"CallAndUndo", After(R"(cancel {
   step { id: "x" call: "catalog.Quote" undo: "pay" via: GRPC }
 })"),
-                   R"(9:40: step "x": has both call and undo; a step of cancel has one of them)"},
-                  {"NeitherCallNorUndo", Shop(QuotePay(""), R"(cancel {
+ R"(9:40: step "x": has both call and undo; a step of cancel has one of them)"},
+{"NeitherCallNorUndo", After(R"(cancel {
   step { id: "x" via: GRPC }
 })"),
-                   R"(9:3: step "x": has neither call nor undo; write call: "<context>.<Method>" or undo: "<step of place>")"},
-                  {"UndoUnknown", Shop(QuotePay(""), R"(cancel {
+ R"(9:3: step "x": has neither call nor undo; write call: "<context>.<Method>" or undo: "<step of place>")"},
+{"UndoUnknown", After(R"(cancel {
   step { undo: "pya" }
 })"),
-                   R"(9:10: undo "pya": there is no such step in place; did you mean "pay"? place has: quote, pay)"},
-                  {"UndoOfStepOfCancel", Shop(QuotePay(""), R"(cancel {
+ R"(9:10: undo "pya": there is no such step in place; did you mean "pay"? place has: quote, pay)"},
+{"UndoOfStepOfCancel", After(R"(cancel {
   step { id: "tell" call: "gift.Wrap" via: GRPC }
   step { undo: "tell" }
 })"),
-                   R"(10:10: undo "tell": there is no such step in place. place has: quote, pay)"},
-                  {"UndoTwice", Shop(QuotePay(""), R"(cancel {
+ R"(10:10: undo "tell": there is no such step in place. place has: quote, pay)"},
+{"UndoTwice", After(R"(cancel {
   step { undo: "pay" }
   step { undo: "pay" via: GRPC }
 })"),
-                   R"(10:10: undo "pay": is undone twice; leave one out)"},
-                  {"UndoOfNothing", Shop(QuotePay(""), R"(cancel {
+ R"(10:10: undo "pay": is undone twice; leave one out)"},
+{"UndoOfNothing", After(R"(cancel {
   step { undo: "quote" }
 })"),
-                   R"(9:10: undo "quote": its call Quote has nothing to undo; leave this out)"},
-                  {"UndoWithTooMuch", Shop(QuotePay(""), R"(cancel {
+ R"(9:10: undo "quote": its call Quote has nothing to undo; leave this out)"},
+{"UndoWithTooMuch", After(R"(cancel {
   step {
     undo: "pay"
     id: "x"
@@ -629,279 +444,213 @@ step { undo: "quote" })"),
     with { [type.googleapis.com/gaekju.payment.v1.RefundRequest] {} }
   }
 })"),
-                   R"(11:5: undo "pay": an undo goes by its step's id; leave id out
+ R"(11:5: undo "pay": an undo goes by its step's id; leave id out
 12:5: undo "pay": an undo is asked until it is done; leave expires_after out
 13:5: undo "pay": an undo has its step's deadline; leave deadline out
 14:5: undo "pay": an undo is told only its order and step; leave with out)"},
-                  {"UndoViaUnknown", Shop(QuotePay(""), R"(cancel {
+{"UndoViaUnknown", After(R"(cancel {
   step { undo: "pay" via: 3 }
 })"),
-                   R"(9:22: undo "pay": via: 3 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
-                  {"UndoFails", Shop(QuotePay(""), R"(cancel {
+ R"(9:22: undo "pay": via: 3 is unknown; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits))"},
+{"UndoFails", After(R"(cancel {
   step { undo: "pay" via: GRPC on_unavailable: FAIL }
 })"),
-                   R"(9:32: undo "pay": on_unavailable: FAIL is not for an undo, which is asked until it is done; leave it out)"},
-                  {"UndoByCommandDefers", Shop(QuotePay(""), R"(cancel {
+ R"(9:32: undo "pay": on_unavailable: FAIL is not for an undo, which is asked until it is done; leave it out)"},
+{"UndoByCommandDefers", After(R"(cancel {
   step { undo: "pay" on_unavailable: DEFER }
 })"),
-                   R"(9:22: undo "pay": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
-                  {"OnUnavailableOfCommand",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM on_unavailable: DEFER })"),
-                   R"(4:57: step "quote": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
-                  {"OnUnavailableUnknown",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC on_unavailable: 9 })"),
-                   R"(4:52: step "quote": on_unavailable: 9 is unknown; write FAIL or DEFER)"},
-                  {"FailWhereNobodyWaits",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM }
+ R"(9:22: undo "pay": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
+{"OnUnavailableOfCommand",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM on_unavailable: DEFER })"),
+ R"(4:57: step "quote": on_unavailable is for via: GRPC, a command waits until its context is back; leave it out)"},
+{"OnUnavailableUnknown",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC on_unavailable: 9 })"),
+ R"(4:52: step "quote": on_unavailable: 9 is unknown; write FAIL or DEFER)"},
+{"FailWhereNobodyWaits", Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" on_unavailable: FAIL })"),
-                   R"(5:67: step "pay": on_unavailable: FAIL is told to the buyer, who does not wait here, nor for step "quote"; write DEFER, or leave it out)"},
-                  {"ExpiryOfZero",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after {} })"),
-                   R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
-                  {"ExpiryNegative",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: -5 } })"),
-                   R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
-                  {"ExpiryTooLong",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 9223372036854 } })"),
-                   R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
-                  {"ExpiryAboveAYear",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 31622401 } })"),
-                   R"(4:57: step "quote": expires_after is above 366 days; write less, or leave it out to wait for ever)"},
-                  {"DeadlineTooShort",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { nanos: 9999999 } })"),
-                   R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
-                  {"DeadlineTooLong",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { seconds: 60 nanos: 1000 } })"),
-                   R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
-                  {"DeadlineOfCommand",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM deadline { seconds: 1 } })"),
-                   R"(4:57: step "quote": deadline is for via: GRPC, a command has none; leave it out)"},
-                  {"UndoAndCallInPlace",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" undo: "quote" via: GRPC })"),
-                   R"(4:42: step "quote": undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
-                  {"ConstantsEmpty",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with {} })"),
-                   R"(4:52: step "quote": with is empty; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } }, or leave it out)"},
-                  {"ConstantsOfOtherRequest",
-                   Shop(
-                       R"(step { id: "quote" call: "catalog.Quote" via: GRPC with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] {} } })"),
-                   R"(4:52: step "quote": with has the type "type.googleapis.com/gaekju.payment.v1.CaptureRequest"; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
-                  {"ConstantOrderId", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+ R"(5:67: step "pay": on_unavailable: FAIL is told to the buyer, who does not wait here, nor for step "quote"; write DEFER, or leave it out)"},
+{"ExpiryOfZero",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after {} })"),
+ R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
+{"ExpiryNegative",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: -5 } })"),
+ R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
+{"ExpiryTooLong",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 9223372036854 } })"),
+ R"(4:57: step "quote": expires_after has to be above 0; write e.g. expires_after { seconds: 1800 })"},
+{"ExpiryAboveAYear",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM expires_after { seconds: 31622401 } })"),
+ R"(4:57: step "quote": expires_after is above 366 days; write less, or leave it out to wait for ever)"},
+{"DeadlineTooShort",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { nanos: 9999999 } })"),
+ R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
+{"DeadlineTooLong",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC deadline { seconds: 60 nanos: 1000 } })"),
+ R"(4:52: step "quote": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 })"},
+{"DeadlineOfCommand",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: JETSTREAM deadline { seconds: 1 } })"),
+ R"(4:57: step "quote": deadline is for via: GRPC, a command has none; leave it out)"},
+{"UndoAndCallInPlace",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" undo: "quote" via: GRPC })"),
+ R"(4:42: step "quote": undo stands in cancel only; write here what is to be done: call: "<context>.<Method>")"},
+{"ConstantsEmpty", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with {} })"),
+ R"(4:52: step "quote": with is empty; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } }, or leave it out)"},
+{"ConstantsOfOtherRequest",
+ Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] {} } })"),
+ R"(4:52: step "quote": with has the type "type.googleapis.com/gaekju.payment.v1.CaptureRequest"; write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
+{"ConstantOrderId", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] {
     order_id: "x"
     step_id: "" } } })"),
-                   R"(6:5: step "quote": order_id is given by the saga; leave it out
+ R"(6:5: step "quote": order_id is given by the saga; leave it out
 7:5: step "quote": step_id is given by the saga; leave it out)"},
-                  {"ConstantRequiredAndEmpty",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+{"ConstantRequiredAndEmpty", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { currency_code: "" } } })"),
-                   R"(5:65: step "quote": currency_code is required and cannot be empty; write a value, or leave it out to have it filled from the order)"},
-                  {"ConstantNotUtf8", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+ R"(5:65: step "quote": currency_code is required and cannot be empty; write a value, or leave it out to have it filled from the order)"},
+{"ConstantNotUtf8", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { currency_code: "\xff" } } })"),
-                   R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
-                  {"ConstantBytesMalformed",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
+ R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
+{"ConstantBytesMalformed", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC
   with { type_url: "type.googleapis.com/gaekju.catalog.v1.QuoteRequest" value: "\377" } })"),
-                   R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
-                  {"FieldThatNobodySupplies", Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC })"), R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
-                  {"FieldThatAnotherStepAnswers",
-                   Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
+ R"(5:3: step "quote": with cannot be read as gaekju.catalog.v1.QuoteRequest (is a text not UTF-8?); write with { [type.googleapis.com/gaekju.catalog.v1.QuoteRequest] { … } })"},
+{"FieldThatNobodySupplies", Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC })"),
+ R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
+{"FieldThatAnotherStepAnswers", Shop(R"(step { id: "quote" call: "catalog.Quote" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC })"),
-                   R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Write after: "quote", which answers amount)"},
-                  {"FieldThatOnlyALaterStepAnswers",
-                   Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC }
+ R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Write after: "quote", which answers amount)"},
+{"FieldThatOnlyALaterStepAnswers", Shop(R"(step { id: "pay" call: "payment.Capture" via: GRPC }
 step { id: "quote" call: "catalog.Quote" via: GRPC after: "pay" })"),
-                   R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
-                  {"FieldOfOtherTypeInAnswer",
-                   Shop(R"(step { id: "wrap" call: "gift.Wrap" via: GRPC }
+ R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
+{"FieldOfOtherTypeInAnswer", Shop(R"(step { id: "wrap" call: "gift.Wrap" via: GRPC }
 step { id: "pay" call: "payment.Capture" via: GRPC after: "wrap" })"),
-                   R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. "wrap" answers amount as another type: int64. "wrap" answers: ribbon (string), amount (int64), paper (repeated int32). The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
-                  {"FieldOfOtherTypeInOrder",
-                   Shop(R"(step { id: "a" call: "gift.NeedsNumber" via: GRPC })"),
-                   R"(4:16: step "a": its request needs number (string), and nothing supplies it. The order has number as another type: int64. The order has: … Wait for a step that answers number, or write with { [type.googleapis.com/gaekju.gift.v1.NumberRequest] { number: … } })"},
-                  {"FieldThatIsRepeatedInOrder",
-                   Shop(R"(step { id: "a" call: "gift.NeedsOneLine" via: GRPC })"),
-                   R"(4:16: step "a": its request needs lines (gaekju.type.v1.LineItem), and nothing supplies it. The order has lines as another type: repeated gaekju.type.v1.LineItem. The order has: … Wait for a step that answers lines, or write with { [type.googleapis.com/gaekju.gift.v1.LineRequest] { lines: … } })"},
-                  {"FieldThatChanges",
-                   Shop(R"(step { id: "a" call: "gift.NeedsStatus" via: GRPC })"),
-                   R"(4:16: step "a": its request needs status_code (string), and nothing supplies it. The order's status_code changes while the order runs, and a step that is asked again must be told the same. The order has: … Wait for a step that answers status_code, or write with { [type.googleapis.com/gaekju.gift.v1.StatusRequest] { status_code: … } })"},
-                  {"StatusWithoutWhen",
-                   Shop(QuotePay(""), R"(status { code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:1: status "X": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
-                  {"StatusOfUnknownStageNumber",
-                   Shop(QuotePay(""), R"(status { stage: 17 code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
-                  {"StatusOfNoStage",
-                   Shop(
-                       QuotePay(""),
-                       R"(status { stage: STAGE_UNSPECIFIED code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
-                  {"StatusDoneUnknown",
-                   Shop(QuotePay(""),
-                        R"(status { done: "pray" code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:10: status "X": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
-                  {"StatusUndoneUnknown",
-                   Shop(QuotePay(""),
-                        R"(status { undone: "deliver" code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:10: status "X": undone: unknown step of place "deliver". place has: quote, pay)"},
-                  {"StatusCodeEndsInUnderscore",
-                   Shop(QuotePay(""),
-                        R"(status { stage: PLACED code: "PLACED_" text { ko: "x" en: "x" } })"),
-                   R"(8:24: status "PLACED_": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
-                  {"StatusDoneEmpty",
-                   Shop(QuotePay(""), R"(status { done: "" code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:10: status "X": done: unknown step "". There are: quote, pay)"},
-                  {"StatusUndoneOfCancel",
-                   Shop(QuotePay(""), R"(cancel { step { id: "tell" call: "gift.Wrap" via: GRPC } }
+ R"(5:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. "wrap" answers amount as another type: int64. "wrap" answers: ribbon (string), amount (int64), paper (repeated int32). The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } })"},
+{"FieldOfOtherTypeInOrder", Shop(R"(step { id: "a" call: "gift.NeedsNumber" via: GRPC })"),
+ R"(4:16: step "a": its request needs number (string), and nothing supplies it. The order has number as another type: int64. The order has: … Wait for a step that answers number, or write with { [type.googleapis.com/gaekju.gift.v1.NumberRequest] { number: … } })"},
+{"FieldThatIsRepeatedInOrder", Shop(R"(step { id: "a" call: "gift.NeedsOneLine" via: GRPC })"),
+ R"(4:16: step "a": its request needs lines (gaekju.type.v1.LineItem), and nothing supplies it. The order has lines as another type: repeated gaekju.type.v1.LineItem. The order has: … Wait for a step that answers lines, or write with { [type.googleapis.com/gaekju.gift.v1.LineRequest] { lines: … } })"},
+{"FieldThatChanges", Shop(R"(step { id: "a" call: "gift.NeedsStatus" via: GRPC })"),
+ R"(4:16: step "a": its request needs status_code (string), and nothing supplies it. The order's status_code changes while the order runs, and a step that is asked again must be told the same. The order has: … Wait for a step that answers status_code, or write with { [type.googleapis.com/gaekju.gift.v1.StatusRequest] { status_code: … } })"},
+{"StatusWithoutWhen", After(R"(status { code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:1: status "X": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
+{"StatusOfUnknownStageNumber", After(R"(status { stage: 17 code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+{"StatusOfNoStage",
+ After(R"(status { stage: STAGE_UNSPECIFIED code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:10: status "X": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+{"StatusDoneUnknown", After(R"(status { done: "pray" code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:10: status "X": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
+{"StatusUndoneUnknown", After(R"(status { undone: "deliver" code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:10: status "X": undone: unknown step of place "deliver". place has: quote, pay)"},
+{"StatusCodeEndsInUnderscore",
+ After(R"(status { stage: PLACED code: "PLACED_" text { ko: "x" en: "x" } })"),
+ R"(8:24: status "PLACED_": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
+{"StatusDoneEmpty", After(R"(status { done: "" code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:10: status "X": done: unknown step "". There are: quote, pay)"},
+{"StatusUndoneOfCancel", After(R"(cancel { step { id: "tell" call: "gift.Wrap" via: GRPC } }
 status { undone: "tell" code: "X" text { ko: "x" en: "x" } })"),
-                   R"(9:10: status "X": undone: unknown step of place "tell". place has: quote, pay)"},
-                  {"StatusUndoneOfNothing",
-                   Shop(QuotePay(""),
-                        R"(status { undone: "quote" code: "X" text { ko: "x" en: "x" } })"),
-                   R"(8:10: status "X": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
-                  {"StatusCodeMissing",
-                   Shop(QuotePay(""), R"(status { stage: PLACED text { ko: "x" en: "x" } })"),
-                   R"(8:1: status 1: code is missing; write code: "ORDER_PLACED", or what it is)"},
-                  {"StatusCodeInSmallLetters",
-                   Shop(QuotePay(""), R"(status { stage: PLACED code: "OrderPlaced" text { ko: "x" en: "x" } })"), R"(8:24: status "OrderPlaced": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
-                  {"StatusTextMissing", Shop(QuotePay(""), R"(status { stage: PLACED code: "X" })"),
-                   R"(8:1: status "X": text has no ko; write text { ko: "…" en: "…" })"},
-                  {"StatusTextWithoutKorean",
-                   Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { en: "x" } })"),
-                   R"(8:34: status "X": text has no ko; write text { ko: "…" en: "…" })"},
-                  {"StatusTextWithoutEnglish",
-                   Shop(QuotePay(""), R"(status { stage: PLACED code: "X" text { ko: "x" } })"),
-                   R"(8:34: status "X": text has no en; write text { ko: "…" en: "…" })"},
-                  {"StatusTextNotUtf8",
-                   Shop(QuotePay(""),
-                        R"(status { stage: PLACED code: "X" text { ko: "\xff" en: "x" } })"),
-                   R"(8:34: status "X": text is not UTF-8; write the letters themselves)"},
-                  {"NoticeWithoutId", Shop(QuotePay(""), Tell(R"(stage: PLACED)", "")),
-                   R"(8:1: notice 1: id is missing; write id: "…", a name of your own for this notice)"},
-                  {"NoticeIdOfAStep", Shop(QuotePay(""), Tell(R"(id: "pay" stage: PLACED)", "")),
-                   R"(8:10: notice "pay": there is another step of this id in line 5; write another id)"},
-                  {"NoticeIdTwice",
-                   Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "tell" stage: PLACED)", ""), "\n",
-                                                   Tell(R"(id: "tell" stage: COMPLETED)", ""))),
-                   R"(9:10: notice "tell": there is another notice of this id in line 8; write another id)"},
-                  {"UndoBeforeARefusal", Shop(QuotePay(""), R"(cancel {
+ R"(9:10: status "X": undone: unknown step of place "tell". place has: quote, pay)"},
+{"StatusUndoneOfNothing", After(R"(status { undone: "quote" code: "X" text { ko: "x" en: "x" } })"),
+ R"(8:10: status "X": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
+{"StatusCodeMissing", After(R"(status { stage: PLACED text { ko: "x" en: "x" } })"),
+ R"(8:1: status 1: code is missing; write code: "ORDER_PLACED", or what it is)"},
+{"StatusCodeInSmallLetters",
+ After(R"(status { stage: PLACED code: "OrderPlaced" text { ko: "x" en: "x" } })"),
+ R"(8:24: status "OrderPlaced": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED")"},
+{"StatusTextMissing", After(R"(status { stage: PLACED code: "X" })"),
+ R"(8:1: status "X": text has no ko; write text { ko: "…" en: "…" })"},
+{"StatusTextWithoutKorean", After(R"(status { stage: PLACED code: "X" text { en: "x" } })"),
+ R"(8:34: status "X": text has no ko; write text { ko: "…" en: "…" })"},
+{"StatusTextWithoutEnglish", After(R"(status { stage: PLACED code: "X" text { ko: "x" } })"),
+ R"(8:34: status "X": text has no en; write text { ko: "…" en: "…" })"},
+{"StatusTextNotUtf8", After(R"(status { stage: PLACED code: "X" text { ko: "\xff" en: "x" } })"),
+ R"(8:34: status "X": text is not UTF-8; write the letters themselves)"},
+{"NoticeWithoutId", After(Tell(R"(stage: PLACED)")),
+ R"(8:1: notice 1: id is missing; write id: "…", a name of your own for this notice)"},
+{"NoticeIdOfAStep", After(Tell(R"(id: "pay" stage: PLACED)")),
+ R"(8:10: notice "pay": there is another step of this id in line 5; write another id)"},
+{"NoticeIdTwice",
+ After(absl::StrCat(Tell(R"(id: "tell" stage: PLACED)"), "\n", Tell(R"(id: "tell" stage: COMPLETED)"))),
+ R"(9:10: notice "tell": there is another notice of this id in line 8; write another id)"},
+{"UndoBeforeARefusal", After(R"(cancel {
   step { id: "ask" call: "gift.Wrap" via: GRPC }
   step { id: "told" call: "gift.Wrap" via: GRPC after: "pay" }
   step { undo: "pay" }
 })"),
-                   R"(11:10: undo "pay": does not wait for step "ask", which may still refuse the cancel: what is taken back would be taken back all the same; write after: "ask")"},
-                  {"WordsOfPlaceBehindThoseOfCancel",
-                   Shop(
-                       QuotePay(
-                           R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"),
-                       R"(cancel { unless_done: "deliver" step { undo: "pay" } }
+ R"(11:10: undo "pay": does not wait for step "ask", which may still refuse the cancel: what is taken back would be taken back all the same; write after: "ask")"},
+{"WordsOfPlaceBehindThoseOfCancel", Shop(QuotePay(R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"), R"(cancel { unless_done: "deliver" step { undo: "pay" } }
 status { stage: CANCELLED code: "DEAD" text { ko: "x" en: "Dead" } }
 status { done: "deliver" code: "SENT" text { ko: "x" en: "Sent" } }
 status { done: "pay" code: "PAID" text { ko: "x" en: "Paid" } })"),
-                   R"(11:1: status "PAID": a cancelled order would still read "Paid", because the last word that holds is shown; move this above status "DEAD")"},
-                  {"NoticeWithoutWhen", Shop(QuotePay(""), Tell(R"(id: "tell")", "")),
-                   R"(8:1: notice "tell": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
-                  {"NoticeOfNoStage",
-                   Shop(QuotePay(""), Tell(R"(id: "tell" stage: STAGE_UNSPECIFIED)", "")),
-                   R"(8:21: notice "tell": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
-                  {"NoticeDoneUnknown", Shop(QuotePay(""), Tell(R"(id: "tell" done: "pray")", "")),
-                   R"(8:21: notice "tell": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
-                  {"NoticeOfANotice",
-                   Shop(QuotePay(""), absl::StrCat(Tell(R"(id: "a" stage: PLACED)", ""), "\n",
-                                                   Tell(R"(id: "b" done: "a")", ""))),
-                   R"(9:18: notice "b": done: unknown step "a"; did you mean "pay"? There are: quote, pay)"},
-                  {"NoticeUndoneOfNothing",
-                   Shop(QuotePay(""), Tell(R"(id: "tell" undone: "quote")", "")),
-                   R"(8:21: notice "tell": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
-                  {"NoticeOfRefusedOrdersThatHaveNeverBeen",
-                   Shop(QuotePay(""), Tell(R"(id: "tell" stage: REJECTED)", "")),
-                   R"(8:21: notice "tell": stage: refused orders have never been in this storefront, so nobody is told of them; write a status word for stage: REJECTED, or leave this out)"},
-                  {"NoticeUnknownCall",
-                   Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED call: "gift.Tye" })"),
-                   R"(8:35: notice "tell": unknown call "gift.Tye"; did you mean "gift.Tie"? It has: Wrap, Tie, NeedsNumber, NeedsOneLine, NeedsStatus, NoIds, UndoUnknown, UndoNeedsMore, SaysNothing, SaysBoth, Streams)"},
-                  {"NoticeThatTakesSomething",
-                   Shop(QuotePay(""),
-                        R"(notice { id: "tell" stage: PLACED call: "catalog.Reserve" })"),
-                   R"(8:35: notice "tell": call "catalog.Reserve" takes something, which "Release" takes back; a notice takes nothing: write a step of place or cancel)"},
-                  {"NoticeWithoutText",
-                   Shop(QuotePay(""), R"(notice { id: "tell" stage: PLACED })"),
-                   R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } })"},
-                  {"NoticeOfFieldThatAStepAnswers",
-                   Shop(QuotePay(R"(step { id: "wrap" call: "gift.Wrap" via: JETSTREAM })"),
-                        R"(notice { id: "tell" stage: PLACED call: "gift.Tie" })"),
-                   R"(8:35: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Write done: "wrap", which answers ribbon)"},
-                  {"NoticeOfStepOfCancelIsNotToldItsAnswer",
-                   Shop(QuotePay(""), R"(cancel { step { id: "wrap" call: "gift.Wrap" via: GRPC } }
+ R"(11:1: status "PAID": a cancelled order would still read "Paid", because the last word that holds is shown; move this above status "DEAD")"},
+{"NoticeWithoutWhen", After(Tell(R"(id: "tell")")),
+ R"(8:1: notice "tell": says not when it holds; write stage: PLACED, done: "<step>" or undone: "<step>")"},
+{"NoticeOfNoStage", After(Tell(R"(id: "tell" stage: STAGE_UNSPECIFIED)")),
+ R"(8:21: notice "tell": this stage is unknown; write PLACED, COMPLETED, CANCELLING, CANCELLED or REJECTED)"},
+{"NoticeDoneUnknown", After(Tell(R"(id: "tell" done: "pray")")),
+ R"(8:21: notice "tell": done: unknown step "pray"; did you mean "pay"? There are: quote, pay)"},
+{"NoticeOfANotice",
+ After(absl::StrCat(Tell(R"(id: "a" stage: PLACED)"), "\n", Tell(R"(id: "b" done: "a")"))),
+ R"(9:18: notice "b": done: unknown step "a"; did you mean "pay"? There are: quote, pay)"},
+{"NoticeUndoneOfNothing", After(Tell(R"(id: "tell" undone: "quote")")),
+ R"(8:21: notice "tell": undone: "quote" has nothing to undo, so this never holds; leave it out)"},
+{"NoticeOfRefusedOrdersThatHaveNeverBeen", After(Tell(R"(id: "tell" stage: REJECTED)")),
+ R"(8:21: notice "tell": stage: refused orders have never been in this storefront, so nobody is told of them; write a status word for stage: REJECTED, or leave this out)"},
+{"NoticeUnknownCall", After(R"(notice { id: "tell" stage: PLACED call: "gift.Tye" })"),
+ R"(8:35: notice "tell": unknown call "gift.Tye"; did you mean "gift.Tie"? It has: Wrap, Tie, NeedsNumber, NeedsOneLine, NeedsStatus, NoIds, UndoUnknown, UndoNeedsMore, SaysNothing, SaysBoth, Streams)"},
+{"NoticeThatTakesSomething",
+ After(R"(notice { id: "tell" stage: PLACED call: "catalog.Reserve" })"),
+ R"(8:35: notice "tell": call "catalog.Reserve" takes something, which "Release" takes back; a notice takes nothing: write a step of place or cancel)"},
+{"NoticeWithoutText", After(R"(notice { id: "tell" stage: PLACED })"),
+ R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } })"},
+{"NoticeOfFieldThatAStepAnswers",
+ Shop(QuotePay(R"(step { id: "wrap" call: "gift.Wrap" via: JETSTREAM })"), R"(notice { id: "tell" stage: PLACED call: "gift.Tie" })"),
+ R"(8:35: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Write done: "wrap", which answers ribbon)"},
+{"NoticeOfStepOfCancelIsNotToldItsAnswer", After(R"(cancel { step { id: "wrap" call: "gift.Wrap" via: GRPC } }
 notice { id: "tell" done: "wrap" call: "gift.Tie" })"),
-                   R"(9:34: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Tell of a step of place that answers ribbon, or write with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: … } })"},
-                  {"NoticeWithOtherConstants",
-                   Shop(
-                       QuotePay(""),
-                       R"(notice { id: "tell" stage: PLACED with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } })"),
-                   R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } }
+ R"(9:34: notice "tell": its request needs ribbon (string), and nothing supplies it. The order has: … Tell of a step of place that answers ribbon, or write with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: … } })"},
+{"NoticeWithOtherConstants",
+ After(R"(notice { id: "tell" stage: PLACED with { [type.googleapis.com/gaekju.gift.v1.TieRequest] { ribbon: "r" } } })"),
+ R"(8:1: notice "tell": its request needs text (gaekju.type.v1.LocalizedText), and nothing supplies it. The order has: … Tell of a step of place that answers text, or write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text: … } }
 8:35: notice "tell": with has the type "type.googleapis.com/gaekju.gift.v1.TieRequest"; write with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { … } })"},
-                  {"AfterANotice",
-                   Shop(
-                       QuotePay(
-                           R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "tell" })"),
-                       Tell(R"(id: "tell" stage: PLACED)", "")),
-                   R"(6:60: step "deliver": after: "tell" is a notice, which nobody waits for; make it a step, or leave it out)"},
-                  {"UnlessDoneUnknown",
-                   Shop(QuotePay(""), R"(cancel { unless_done: "pray" step { undo: "pay" } })"),
-                   R"(8:10: unless_done: unknown step of place "pray"; did you mean "pay"? place has: quote, pay)"},
-                  {"UnlessDoneTwice",
-                   Shop(QuotePay(""),
-                        R"(cancel { unless_done: "pay" step { undo: "pay" } unless_done: "pay" })"),
-                   R"(8:50: unless_done: "pay" is named twice; leave one out)"},
-                  {"UnlessDoneInPlace",
-                   R"(id: "shop" currency_code: "KRW"
+{"AfterANotice",
+ Shop(QuotePay(R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "tell" })"), Tell(R"(id: "tell" stage: PLACED)")),
+ R"(6:60: step "deliver": after: "tell" is a notice, which nobody waits for; make it a step, or leave it out)"},
+{"UnlessDoneUnknown", After(R"(cancel { unless_done: "pray" step { undo: "pay" } })"),
+ R"(8:10: unless_done: unknown step of place "pray"; did you mean "pay"? place has: quote, pay)"},
+{"UnlessDoneTwice",
+ After(R"(cancel { unless_done: "pay" step { undo: "pay" } unless_done: "pay" })"),
+ R"(8:50: unless_done: "pay" is named twice; leave one out)"},
+{"UnlessDoneInPlace", R"(id: "shop" currency_code: "KRW"
 place { unless_done: "quote" step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(2:9: unless_done stands in cancel only; leave it out)"},
-                  {"TryLaterWithoutEnglish",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:9: unless_done stands in cancel only; leave it out)"},
+{"TryLaterWithoutEnglish", R"(id: "shop" currency_code: "KRW"
 place { try_later { ko: "x" } step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(2:9: try_later has no en; write try_later { ko: "…" en: "…" })"},
-                  {"TryLaterNotUtf8",
-                   R"(id: "shop" currency_code: "KRW"
+ R"(2:9: try_later has no en; write try_later { ko: "…" en: "…" })"},
+{"TryLaterNotUtf8", R"(id: "shop" currency_code: "KRW"
 place { try_later { ko: "x" en: "\xff" } step { id: "quote" call: "catalog.Quote" via: GRPC } })",
-                   R"(2:9: try_later is not UTF-8; write the letters themselves)"},
-                  {"TryLaterThatIsNeverTold",
-                   Shop(
-                       QuotePay(""),
-                       R"(cancel { try_later { ko: "x" en: "x" } step { undo: "pay" via: GRPC } })"),
-                   R"(8:10: try_later: the caller waits for no step of cancel that fails when it cannot be reached; leave it out)"},
-                  {"FromUnknownField", Shop(From(R"(field: "amont" order: "expected_total")")),
-                   R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } }
+ R"(2:9: try_later is not UTF-8; write the letters themselves)"},
+{"TryLaterThatIsNeverTold",
+ After(R"(cancel { try_later { ko: "x" en: "x" } step { undo: "pay" via: GRPC } })"),
+ R"(8:10: try_later: the caller waits for no step of cancel that fails when it cannot be reached; leave it out)"},
+{"FromUnknownField", Shop(From(R"(field: "amont" order: "expected_total")")),
+ R"(4:18: step "pay": its request needs amount (gaekju.type.v1.Money), and nothing supplies it. The order has: … Wait for a step that answers amount, or write with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount: … } }
 4:59: step "pay": from: unknown field "amont"; did you mean "amount"? CaptureRequest has: customer_id, amount, payment_method, missing_method)"},
-                  {"FromUnknownOrderField", Shop(From(R"(field: "amount" order: "expected_totl")")), R"(4:75: step "pay": from: the order has no "expected_totl"; did you mean "expected_total"? Of type gaekju.type.v1.Money it has: expected_total)"},
-                  {"FromOfOtherType", Shop(From(R"(field: "amount" order: "number")")),
-                   R"(4:75: step "pay": from: the order's number is int64, but amount is gaekju.type.v1.Money)"},
-                  {"FromThatChanges", Shop(From(R"(field: "amount" order: "total")")),
-                   R"(4:75: step "pay": from: the order's total changes while the order runs, and a step that is asked again must be told the same; leave it out)"},
-                  {"FromTwice",
-                   Shop(From(
-                       R"(field: "amount" order: "expected_total" } from { field: "amount" order: "expected_total")")),
-                   R"(4:108: step "pay": from: "amount" is filled twice; leave one out)"},
-                  {"FromOfTheSaga",
-                   Shop(From(
-                       R"(field: "amount" order: "expected_total" } from { field: "order_id" order: "customer_id")")),
-                   R"(4:108: step "pay": from: order_id is given by the saga; leave it out)"},
-                  {"FromOfAnUndo",
-                   Shop(
-                       QuotePay(""),
-                       R"(cancel { step { undo: "pay" from { field: "amount" order: "expected_total" } } })"),
-                   R"(8:29: undo "pay": an undo is told only its order and step; leave from out)"},
-                  {"SeveralMistakes",
-                   R"(id: "Shop"
+{"FromUnknownOrderField", Shop(From(R"(field: "amount" order: "expected_totl")")),
+ R"(4:75: step "pay": from: the order has no "expected_totl"; did you mean "expected_total"? Of type gaekju.type.v1.Money it has: expected_total)"},
+{"FromOfOtherType", Shop(From(R"(field: "amount" order: "number")")),
+ R"(4:75: step "pay": from: the order's number is int64, but amount is gaekju.type.v1.Money)"},
+{"FromThatChanges", Shop(From(R"(field: "amount" order: "total")")),
+ R"(4:75: step "pay": from: the order's total changes while the order runs, and a step that is asked again must be told the same; leave it out)"},
+{"FromTwice",
+ Shop(From(R"(field: "amount" order: "expected_total" } from { field: "amount" order: "expected_total")")),
+ R"(4:108: step "pay": from: "amount" is filled twice; leave one out)"},
+{"FromOfTheSaga",
+ Shop(From(R"(field: "amount" order: "expected_total" } from { field: "order_id" order: "customer_id")")),
+ R"(4:108: step "pay": from: order_id is given by the saga; leave it out)"},
+{"FromOfAnUndo",
+ After(R"(cancel { step { undo: "pay" from { field: "amount" order: "expected_total" } } })"),
+ R"(8:29: undo "pay": an undo is told only its order and step; leave from out)"},
+{"SeveralMistakes", R"(id: "Shop"
 currency_code: "won"
 place {
   step { id: "quote" call: "catalog.Qoute" via: GRPC }
@@ -909,31 +658,28 @@ place {
   step { id: "deliver" call: "delivery.Start" via: GRPC after: "pay" deadline { seconds: 90 } }
 }
 status { stage: PLACED code: "placed" text { ko: "주문" } })",
-                   R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop"
+ R"(1:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop"
 2:1: currency_code "won": write the three capital letters of an ISO 4217 code, e.g. "KRW"
 4:22: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve
 5:3: step "pay": via is missing; write via: GRPC (a call) or via: JETSTREAM (a command, nobody waits)
 6:70: step "deliver": deadline has to be from 10 ms to 60 s; write e.g. deadline { seconds: 2 }
 8:24: status "placed": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED"
 8:39: status "placed": text has no en; write text { ko: "…" en: "…" })"},
-                  {"MistakesStandInTheOrderOfTheText",
-                   R"(status { stage: PLACED code: "placed" text { ko: "주문" en: "Placed" } }
+{"MistakesStandInTheOrderOfTheText", R"(status { stage: PLACED code: "placed" text { ko: "주문" en: "Placed" } }
 cancel { step { undo: "pay" } }
 place { step { id: "quote" call: "catalog.Qoute" via: GRPC } }
 id: "Shop" currency_code: "KRW")",
-                   R"(1:24: status "placed": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED"
+ R"(1:24: status "placed": this code is not UPPER_SNAKE_CASE; write e.g. code: "ORDER_PLACED"
 2:17: undo "pay": there is no such step in place. place has: quote
 3:28: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve
 4:1: id "Shop" will not do; write 1 to 32 lower-case letters, digits and dashes: id: "shop")"},
-                  {"TabsCountToEight",
-                   R"(id: "shop" currency_code: "KRW"
+{"TabsCountToEight", R"(id: "shop" currency_code: "KRW"
 place {
 	step { id: "quote"	call: "catalog.Qoute" via: GRPC }
 })",
-                   R"(3:33: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve)"},
-              };
-  return *mistakes;
-}
+ R"(3:33: step "quote": unknown call "catalog.Qoute"; did you mean "catalog.Quote"? It has: Quote, Reserve)"},
+};
+// clang-format on
 
 // ---- mistakes
 
@@ -960,7 +706,7 @@ TEST_P(StorefrontMistake, IsToldWithItsPlace) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(, StorefrontMistake, testing::ValuesIn(Mistakes()),
+INSTANTIATE_TEST_SUITE_P(, StorefrontMistake, testing::ValuesIn(kMistakes),
                          [](const auto& row) { return row.param.name; });
 
 TEST(StorefrontMistakes, OfAContextListThoseThatAreLinkedIn) {
@@ -1379,29 +1125,6 @@ TEST(Storefront, TheNearestStepSupplies) {
   EXPECT_EQ(amount_from("again\" after: \"other"), "again");
 }
 
-TEST(Storefront, AConstantWinsOverEverything) {
-  for (const DescriptorPool* pool : {&GiftPool(), &SeparatePool()}) {
-    const Plan plan = Good(Shop(absl::StrCat(kQuote, R"(
-    step { id: "pay" call: "payment.Capture" via: GRPC after: "quote"
-      with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount { minor_units: 5 } payment_method: "" } } })")),
-                           "", *pool);
-    order::v1::Order order;
-    order.set_customer_id("c");
-    order.set_payment_method("card");
-    catalog::v1::QuoteResponse quote;
-    quote.mutable_amount()->set_currency_code("KRW");
-    quote.mutable_amount()->set_minor_units(20000);
-    const std::string answer = quote.SerializeAsString();
-    payment::v1::CaptureRequest request;
-    ASSERT_TRUE(request.ParseFromString(BuildRequest(
-        plan, plan.steps[1], order, [&](int) -> const std::string& { return answer; }, "pay")));
-    EXPECT_EQ(request.amount().minor_units(), 5);
-    EXPECT_EQ(request.amount().currency_code(), "");  // the whole field is the storefront's
-    EXPECT_EQ(request.payment_method(), "");          // an empty constant is one too
-    EXPECT_EQ(request.customer_id(), "c");
-  }
-}
-
 // ---- requests
 
 order::v1::Order SomeOrder() {
@@ -1430,15 +1153,49 @@ order::v1::Order SomeOrder() {
   return order;
 }
 
+// What a step is asked when every step that it waits for has answered so.
+std::string Built(const Plan& plan, const PlanStep& step, const order::v1::Order& order,
+                  const std::string& answer = "") {
+  return BuildRequest(
+      plan, step, order, [&](int) -> const std::string& { return answer; }, step.id);
+}
+
+template <class Request>
+Request RequestOf(const Plan& plan, const char* step_id, const order::v1::Order& order,
+                  const std::string& answer = "") {
+  Request request;
+  EXPECT_TRUE(
+      request.ParseFromString(Built(plan, plan.steps.at(plan.StepIndex(step_id)), order, answer)));
+  return request;
+}
+
+TEST(BuildRequest, AConstantWinsOverEverything) {
+  for (const DescriptorPool* pool : {&GiftPool(), &SeparatePool()}) {
+    const Plan plan = Good(Shop(absl::StrCat(kQuote, R"(
+    step { id: "pay" call: "payment.Capture" via: GRPC after: "quote"
+      with { [type.googleapis.com/gaekju.payment.v1.CaptureRequest] { amount { minor_units: 5 } payment_method: "" } } })")),
+                           "", *pool);
+    order::v1::Order order;
+    order.set_customer_id("c");
+    order.set_payment_method("card");
+    catalog::v1::QuoteResponse quote;
+    quote.mutable_amount()->set_currency_code("KRW");
+    quote.mutable_amount()->set_minor_units(20000);
+    const auto request =
+        RequestOf<payment::v1::CaptureRequest>(plan, "pay", order, quote.SerializeAsString());
+    EXPECT_EQ(request.amount().minor_units(), 5);
+    EXPECT_EQ(request.amount().currency_code(), "");  // the whole field is the storefront's
+    EXPECT_EQ(request.payment_method(), "");          // an empty constant is one too
+    EXPECT_EQ(request.customer_id(), "c");
+  }
+}
+
 TEST(BuildRequest, AFieldOfAnotherNameIsTheOrders) {
   const Plan plan = Good(kTelling);
   order::v1::Order order = SomeOrder();
   order.mutable_expected_total()->set_currency_code("KRW");
   order.mutable_expected_total()->set_minor_units(777);
-  const std::string none;
-  const auto answer_of = [&](int) -> const std::string& { return none; };
-  payment::v1::CaptureRequest pay;
-  ASSERT_TRUE(pay.ParseFromString(BuildRequest(plan, plan.steps[0], order, answer_of, "pay")));
+  const auto pay = RequestOf<payment::v1::CaptureRequest>(plan, "pay", order);
   EXPECT_EQ(pay.amount().minor_units(), 777);
   EXPECT_EQ(pay.customer_id(), order.customer_id());
 }
@@ -1454,14 +1211,10 @@ TEST(BuildRequest, FromWinsOverAnAnswerOfTheFieldsName) {
 
 TEST(BuildRequest, TellsWhereTheBuyerIs) {
   const Plan plan = Good(ReadFile("storefronts/tshop.textproto"));
-  const PlanStep& assign = plan.steps.at(plan.StepIndex("assign"));
   order::v1::Order order = SomeOrder();
   order.mutable_delivery_location()->set_latitude(37.5);
-  const std::string none;
-  assignment::v1::AssignRequest request;
-  ASSERT_TRUE(request.ParseFromString(BuildRequest(
-      plan, assign, order, [&](int) -> const std::string& { return none; }, "assign")));
-  EXPECT_EQ(request.delivery_location().latitude(), 37.5);
+  const auto assign = RequestOf<assignment::v1::AssignRequest>(plan, "assign", order);
+  EXPECT_EQ(assign.delivery_location().latitude(), 37.5);
 }
 
 // What a notice tells of the step that it is sent for stands in its words: here the agency.
@@ -1569,13 +1322,8 @@ TEST(BuildRequest, IsTheSameWhateverHasHappenedToTheOrder) {
   after.mutable_cancel_time()->set_seconds(9);
   after.mutable_end_time()->set_seconds(9);
   after.set_reject_reason("R");
-  const std::string none;
-  for (const PlanStep& step : plan.steps) {
-    EXPECT_EQ(BuildRequest(
-                  plan, step, before, [&](int) -> const std::string& { return none; }, step.id),
-              BuildRequest(
-                  plan, step, after, [&](int) -> const std::string& { return none; }, step.id));
-  }
+  for (const PlanStep& step : plan.steps)
+    EXPECT_EQ(Built(plan, step, before), Built(plan, step, after));
   // Every other field of Order is fixed; a new one has to be sorted into one of the two
   // (flow/request.cc).
   EXPECT_EQ(order::v1::Order::descriptor()->field_count(), 21);
@@ -1629,10 +1377,8 @@ TEST(BuildRequest, KeepsWhatAnAnswerSaysInSeveralPieces) {
   catalog::v1::QuoteResponse a, b;
   a.mutable_amount()->set_currency_code("KRW");
   b.mutable_amount()->set_minor_units(5);
-  const std::string answer = a.SerializeAsString() + b.SerializeAsString();
-  payment::v1::CaptureRequest request;
-  ASSERT_TRUE(request.ParseFromString(BuildRequest(
-      plan, plan.steps[1], SomeOrder(), [&](int) -> const std::string& { return answer; }, "pay")));
+  const auto request = RequestOf<payment::v1::CaptureRequest>(
+      plan, "pay", SomeOrder(), a.SerializeAsString() + b.SerializeAsString());
   EXPECT_EQ(request.amount().ShortDebugString(), R"(currency_code: "KRW" minor_units: 5)");
 }
 
@@ -1662,41 +1408,16 @@ TEST(StorefrontAtRandom, NeverCrashesAndAlwaysNamesAPlace) {
   std::mt19937_64 random(Seed());
   auto below = [&](size_t n) { return std::uniform_int_distribution<size_t>(0, n - 1)(random); };
   const std::vector<std::string> texts = GoodTexts();
-  std::vector<std::string> words = {"{",
-                                    "}",
-                                    "[",
-                                    "]",
-                                    "<",
-                                    ">",
-                                    ":",
-                                    ",",
-                                    "\"",
-                                    "'",
-                                    "\\",
-                                    "#",
-                                    "-1",
-                                    "0",
-                                    "99999999999999999999",
-                                    "\xff",
-                                    std::string(1, '\0'),
-                                    "\t",
-                                    "\n",
-                                    "undo: \"pay\"",
-                                    "after: \"accept\"",
-                                    "after: \"pay\"",
-                                    "via: GRPC",
-                                    "step {",
-                                    "notice {",
-                                    "id: \"pay\"",
-                                    "stage: REJECTED",
-                                    "done: \"tell\"",
-                                    "unless_done: \"pay\"",
-                                    "from { field: \"amount\" order: \"expected_total\" }",
-                                    "try_later { ko: \"x\" }",
-                                    "status {",
-                                    "[type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {}",
-                                    "with { [type.googleapis.com/google.protobuf.Any] {} }",
-                                    "on_unavailable: FAIL"};
+  // clang-format off
+  std::vector<std::string> words = {
+      "{", "}", "[", "]", "<", ">", ":", ",", "\"", "'", "\\", "#", "-1", "0",
+      "99999999999999999999", "\xff", std::string(1, '\0'), "\t", "\n",
+      R"(undo: "pay")", R"(after: "accept")", R"(after: "pay")", "via: GRPC", "step {", "notice {",
+      R"(id: "pay")", "stage: REJECTED", R"(done: "tell")", R"(unless_done: "pay")",
+      R"(from { field: "amount" order: "expected_total" })", R"(try_later { ko: "x" })", "status {",
+      "[type.googleapis.com/gaekju.store.v1.AcceptOrderRequest] {}",
+      "with { [type.googleapis.com/google.protobuf.Any] {} }", "on_unavailable: FAIL"};
+  // clang-format on
   for (const std::string& text : texts) {
     for (absl::string_view word : absl::StrSplit(text, absl::ByAnyChar(" \n"), absl::SkipEmpty()))
       words.emplace_back(word);
@@ -1739,9 +1460,7 @@ TEST(StorefrontAtRandom, NeverCrashesAndAlwaysNamesAPlace) {
       ++good;
       Dump(*plan);
       const order::v1::Order order = SomeOrder();
-      for (const PlanStep& step : plan->steps)
-        BuildRequest(
-            *plan, step, order, [&](int) -> const std::string& { return text; }, step.id);
+      for (const PlanStep& step : plan->steps) Built(*plan, step, order, text);
       continue;
     }
     for (const std::string& line :
@@ -1790,19 +1509,16 @@ TEST(BuildRequestAtRandom, SplicesWhatParsingWouldCopy) {
       quote.mutable_amount()->set_minor_units(static_cast<int64_t>(random() >> below(64)));
     fill_lines(quote.mutable_lines());
     const std::string answer = quote.SerializeAsString();
-    auto answer_of = [&](int) -> const std::string& { return answer; };
-    payment::v1::CaptureRequest capture, want_capture;
-    ASSERT_TRUE(
-        capture.ParseFromString(BuildRequest(plan, plan.steps[1], order, answer_of, "pay")));
+    const auto capture = RequestOf<payment::v1::CaptureRequest>(plan, "pay", order, answer);
+    payment::v1::CaptureRequest want_capture;
     want_capture.set_order_id(order.order_id());
     want_capture.set_step_id("pay");
     want_capture.set_customer_id(order.customer_id());
     want_capture.set_payment_method(order.payment_method());
     if (quote.has_amount()) *want_capture.mutable_amount() = quote.amount();
     ASSERT_TRUE(MessageDifferencer::Equals(capture, want_capture)) << capture.DebugString();
-    delivery::v1::StartRequest start, want_start;
-    ASSERT_TRUE(
-        start.ParseFromString(BuildRequest(plan, plan.steps[3], order, answer_of, "deliver")));
+    const auto start = RequestOf<delivery::v1::StartRequest>(plan, "deliver", order, answer);
+    delivery::v1::StartRequest want_start;
     want_start.set_order_id(order.order_id());
     want_start.set_step_id("deliver");
     want_start.set_storefront(order.storefront());
@@ -1828,11 +1544,10 @@ TEST(BuildRequestAtRandom, SurvivesMalformedAnswers) {
     for (size_t edits = below(4); edits > 0; --edits)
       answer[below(answer.size())] = static_cast<char>(below(256));
     answer.resize(below(answer.size() + 1));
-    auto answer_of = [&](int) -> const std::string& { return answer; };
     for (const PlanStep& step : plan.steps) {
       // Whatever is spliced are whole fields: the request's own fields around it stay readable.
-      const std::string bytes = BuildRequest(plan, step, order, answer_of, step.id);
-      EXPECT_EQ(bytes, BuildRequest(plan, step, order, answer_of, step.id));
+      const std::string bytes = Built(plan, step, order, answer);
+      EXPECT_EQ(bytes, Built(plan, step, order, answer));
       EXPECT_THAT(bytes, testing::EndsWith(step.constants));
     }
   }
