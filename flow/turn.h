@@ -321,7 +321,8 @@ struct GetQuery {
 };
 
 // Lists rows in pages. The request's fields named in `filters` are columns of the table; empty ones
-// do not filter.
+// do not filter. A repeated text field is a column in the plural, or the key where there is no such
+// column, and asks for the rows that have any of its values: "order_ids".
 struct ListQuery {
   std::string method;
   const Table* table;
@@ -329,6 +330,10 @@ struct ListQuery {
   std::string response_field;
   bool newest_first = true;  // by key, descending; else ascending
   std::function<bool(const google::protobuf::Message& row, google::protobuf::Message* out)> project;
+  // The request's field that, when set, asks for the keys that are its value and a number, by that
+  // number: "myshop-" for myshop-2, myshop-10. Wants an index on (rtrim(key, '0123456789'),
+  // length(key), key).
+  std::string series = {};
 };
 
 // Streams a row at each change until `ended`.

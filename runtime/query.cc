@@ -28,7 +28,9 @@ using google::protobuf::Message;
 
 constexpr int kPageSizeDefault = 50;
 constexpr int kPageSizeMax = 1000;
+constexpr int kFilterValuesMax = kPageSizeMax;  // of a repeated filter: a page full
 constexpr size_t kKeyBytesMax = 1024;
+constexpr char kSeries[] = "rtrim(key, '0123456789')";
 constexpr size_t kJobsPerRound = 32;  // of one connection, sent together
 constexpr int kListRoundsMax = 10;    // queries for one page whose rows are mostly hidden
 constexpr size_t kWatchKeysPerRead = 1000;
@@ -50,8 +52,13 @@ struct Method {
   const FieldDescriptor* page_size_field = nullptr;  // List
   const FieldDescriptor* page_token_field = nullptr;
   const FieldDescriptor* next_page_token_field = nullptr;
-  std::vector<const FieldDescriptor*> filter_fields;
-  std::vector<const TableSql::Path*> filter_columns;
+  struct Filter {
+    const FieldDescriptor* field;
+    std::string column;
+    TableSql::Kind kind;
+  };
+  std::vector<Filter> filters;
+  const FieldDescriptor* series_field = nullptr;  // null without one
   const flow::GetQuery* get = nullptr;
   const flow::ListQuery* list = nullptr;
   const flow::WatchQuery* watch = nullptr;
@@ -69,6 +76,7 @@ struct Job {
 
 bool IsEmpty(const Message& message, const FieldDescriptor* field) {
   const auto& reflection = *message.GetReflection();
+  if (field->is_repeated()) return reflection.FieldSize(message, field) == 0;
   switch (field->cpp_type()) {
     case FieldDescriptor::CPPTYPE_STRING:
       return reflection.GetString(message, field).empty();
@@ -186,6 +194,7 @@ struct QueryServer::Core {
     int count = 0;
     int rounds = 0;
     uint64_t fingerprint = 0;
+    bool in_series = false;  // by (length, key) instead of by key
     bool has_start = false;
     std::string start;  // the last key that was looked at
     int64_t deadline_us = 0;
@@ -261,13 +270,24 @@ void QueryServer::Core::Index() {
         << query.method << " is not a list as in AIP-158";
     for (const std::string& filter : query.filters) {
       const auto* field = input->FindFieldByName(filter);
-      const auto* column = method.table->FindColumn(filter);
-      GK_CHECK(field != nullptr && column != nullptr) << query.method << ": filter " << filter;
+      GK_CHECK(field != nullptr) << query.method << ": filter " << filter;
+      std::string name = filter;
+      if (field->is_repeated()) name.pop_back();  // "order_ids"
+      const auto* column = method.table->FindColumn(name);
+      if (column == nullptr && field->is_repeated()) name = "key";
+      GK_CHECK(column != nullptr || field->is_repeated()) << query.method << ": filter " << filter;
+      const TableSql::Kind kind = column == nullptr ? TableSql::Kind::kText : column->kind;
       GK_CHECK((field->cpp_type() == FieldDescriptor::CPPTYPE_STRING) ==
-               (column->kind == TableSql::Kind::kText))
+                   (kind == TableSql::Kind::kText) &&
+               (!field->is_repeated() || kind == TableSql::Kind::kText))
           << query.method << ": the filter " << filter << " and the column are of different types";
-      method.filter_fields.push_back(field);
-      method.filter_columns.push_back(column);
+      method.filters.push_back({field, std::move(name), kind});
+    }
+    if (!query.series.empty()) {
+      method.series_field = input->FindFieldByName(query.series);
+      GK_CHECK(method.series_field != nullptr && !query.newest_first)
+          << query.method << ": series " << query.series;
+      method.filters.push_back({method.series_field, kSeries, TableSql::Kind::kText});
     }
     methods[query.method] = std::move(method);
   }
@@ -441,12 +461,24 @@ void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> requ
                                    : static_cast<int>(std::min<int64_t>(page_size, kPageSizeMax));
   // A token belongs to the method and the filters it came from.
   page->fingerprint = flow::FingerprintBytes(method.list->method);
-  for (size_t i = 0; i < method.filter_fields.size(); ++i) {
-    const FieldDescriptor* field = method.filter_fields[i];
+  for (size_t i = 0; i < method.filters.size(); ++i) {
+    const FieldDescriptor* field = method.filters[i].field;
     std::string value;
-    switch (method.filter_columns[i]->kind) {
+    switch (method.filters[i].kind) {
       case TableSql::Kind::kText:
-        value = reflection.GetString(*request, field);
+        if (!field->is_repeated()) {
+          value = reflection.GetString(*request, field);
+          break;
+        }
+        if (reflection.FieldSize(*request, field) > kFilterValuesMax) {
+          return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
+                              absl::StrCat("at most ", kFilterValuesMax, " at a time"),
+                              field->name()));
+        }
+        for (int j = 0; j < reflection.FieldSize(*request, field); ++j) {
+          const std::string one = reflection.GetRepeatedString(*request, field, j);
+          absl::StrAppend(&value, one.size(), ":", one);
+        }
         break;
       case TableSql::Kind::kInt:
         value = absl::StrCat(TableSql::IntOf({{field}, TableSql::Kind::kInt}, *request));
@@ -461,6 +493,14 @@ void QueryServer::Core::List(const Method& method, std::unique_ptr<Message> requ
     }
     page->fingerprint =
         flow::FingerprintBytes(absl::StrCat(i, "=", value, "\n"), page->fingerprint);
+  }
+  if (method.series_field != nullptr) {
+    page->start = reflection.GetString(*request, method.series_field);
+    page->has_start = page->in_series = !page->start.empty();
+    if (page->in_series && absl::ascii_isdigit(static_cast<unsigned char>(page->start.back()))) {
+      return done(Refusal(google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "must not end in a digit",
+                          method.series_field->name()));
+    }
   }
   const std::string token = reflection.GetString(*request, method.page_token_field);
   if (!token.empty()) {
@@ -489,11 +529,21 @@ void QueryServer::Core::ReadPage(std::shared_ptr<Page> page) {
   job.sql = absl::StrCat("SELECT key, body FROM ", method.list->table->name);
   std::string glue = " WHERE ";
   int n = 0;
-  for (size_t i = 0; i < method.filter_fields.size(); ++i) {
-    const FieldDescriptor* field = method.filter_fields[i];
+  for (const auto& [field, column, kind] : method.filters) {
     if (IsEmpty(request, field)) continue;
-    switch (method.filter_columns[i]->kind) {
+    const char* equals = " = $";
+    const char* end = "";
+    switch (kind) {
       case TableSql::Kind::kText:
+        if (field->is_repeated()) {
+          PgArray values = PgArray::Text();
+          for (int i = 0; i < request.GetReflection()->FieldSize(request, field); ++i)
+            values.Add(request.GetReflection()->GetRepeatedString(request, field, i));
+          job.params.Push(std::move(values));
+          equals = " = ANY($";
+          end = ")";
+          break;
+        }
         job.params.PushText(request.GetReflection()->GetString(request, field));
         break;
       case TableSql::Kind::kInt:
@@ -501,19 +551,24 @@ void QueryServer::Core::ReadPage(std::shared_ptr<Page> page) {
         break;
       case TableSql::Kind::kBool:
         // Written out, so that an index of only such rows serves it.
-        absl::StrAppend(&job.sql, glue, method.list->filters[i]);
+        absl::StrAppend(&job.sql, glue, column);
         glue = " AND ";
         continue;
     }
-    absl::StrAppend(&job.sql, glue, method.list->filters[i], " = $", ++n);
+    absl::StrAppend(&job.sql, glue, column, equals, ++n, end);
     glue = " AND ";
   }
   if (page->has_start) {
     job.params.PushText(page->start);
-    absl::StrAppend(&job.sql, glue, "key ", method.list->newest_first ? "<" : ">", " $", ++n);
+    ++n;
+    if (page->in_series) {
+      absl::StrAppend(&job.sql, glue, "(length(key), key) > (length($", n, "), $", n, ")");
+    } else {
+      absl::StrAppend(&job.sql, glue, "key ", method.list->newest_first ? "<" : ">", " $", n);
+    }
   }
-  absl::StrAppend(&job.sql, " ORDER BY key", method.list->newest_first ? " DESC" : "", " LIMIT $",
-                  ++n);
+  absl::StrAppend(&job.sql, " ORDER BY ", page->in_series ? "length(key), key" : "key",
+                  method.list->newest_first ? " DESC" : "", " LIMIT $", ++n);
   job.params.PushInt(page->page_size + 1);
   job.deadline_us = page->deadline_us;
   job.finish = [this, page](absl::StatusOr<PgResult> rows) {

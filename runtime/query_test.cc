@@ -193,6 +193,56 @@ TEST_F(QueryTest, ListOldestFirst) {
   EXPECT_THAT(ListAll(request), testing::ElementsAre("k0", "k1", "k2", "k3", "k4", "k5", "k6"));
 }
 
+TEST_F(QueryTest, ListOfTheseKeys) {
+  context_.lists[0].filters.push_back("order_ids");  // no column: keys
+  for (int i = 0; i < 6; ++i) Put(absl::StrCat("k", i), i % 2 == 0 ? "kim" : "lee", 1);
+  ListPaymentsRequest request;
+  for (const std::string key : {"k4", "k1", "nosuch", "k2", "k2"}) request.add_order_ids(key);
+  EXPECT_THAT(ListAll(request), testing::ElementsAre("k4", "k2", "k1"));
+  request.set_page_size(1);
+  EXPECT_THAT(ListAll(request), testing::ElementsAre("k4", "k2", "k1"));
+  request.set_customer_id("kim");
+  EXPECT_THAT(ListAll(request), testing::ElementsAre("k4", "k2"));
+  // A page of these is none of others, also where they are alike when put together.
+  ListPaymentsResponse page;
+  ASSERT_TRUE(page.ParseFromString(List(request).payload));
+  request.set_page_token(page.next_page_token());
+  request.mutable_order_ids(0)->append("k");
+  request.mutable_order_ids(1)->erase(0, 1);
+  EXPECT_EQ(List(request).status.code(), google::rpc::INVALID_ARGUMENT);
+}
+
+TEST_F(QueryTest, ListOfAsManyKeysAsAPageHasAndNoMore) {
+  context_.lists[0].filters.push_back("order_ids");
+  Put("k1", "kim", 1);
+  ListPaymentsRequest request;
+  for (int i = 0; i < 1000; ++i) request.add_order_ids(absl::StrCat("k", i));
+  EXPECT_THAT(ListAll(request), testing::ElementsAre("k1"));
+  request.add_order_ids("k1000");
+  const flow::Answer answer = List(request);
+  EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT);
+  EXPECT_THAT(answer.status.DebugString(), testing::HasSubstr("order_ids"));
+}
+
+TEST_F(QueryTest, ListOfASeriesIsByNumber) {
+  context_.lists[0].newest_first = false;
+  context_.lists[0].series = "order_id";  // any field with text will do
+  for (const std::string key :
+       {"a-10", "a-9", "a-1", "a-100", "a-", "a-x", "a-2", "b-1", "a", "aa-3"})
+    Put(key, "kim", 1);
+  ListPaymentsRequest request;
+  request.set_order_id("a-");
+  EXPECT_THAT(ListAll(request), testing::ElementsAre("a-1", "a-2", "a-9", "a-10", "a-100"));
+  request.set_page_size(2);
+  EXPECT_THAT(ListAll(request), testing::ElementsAre("a-1", "a-2", "a-9", "a-10", "a-100"));
+  request.set_order_id("c-");
+  EXPECT_THAT(ListAll(request), testing::ElementsAre());
+  request.set_order_id("a-1");
+  EXPECT_EQ(List(request).status.code(), google::rpc::INVALID_ARGUMENT);
+  request.clear_order_id();
+  EXPECT_EQ(ListAll(request).size(), 10u);
+}
+
 TEST_F(QueryTest, ListRefusals) {
   for (int i = 0; i < 3; ++i) Put(absl::StrCat("k", i), "kim", 1);
   ListPaymentsRequest request;

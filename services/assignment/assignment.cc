@@ -457,7 +457,7 @@ std::unique_ptr<flow::Context> MakeAssignmentContext(const DealerFinder* finder)
                      Show<Dealer>},
                     {absl::StrCat(kDomain, ".ListAssignments"),
                      &kAssignments,
-                     {"order_id", "customer_id", "dealer_id"},
+                     {"order_id", "customer_id", "dealer_id", "order_ids"},
                      "assignments",
                      /*newest_first=*/true,
                      Show<Assignment>}};

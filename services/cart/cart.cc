@@ -150,7 +150,7 @@ flow::Context MakeContext() {
   context.gets = {{absl::StrCat(kDomain, ".GetCart"), &kCarts, "cart_id", "cart", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListCarts"),
                     &kCarts,
-                    {"order_id", "customer_id"},
+                    {"order_id", "customer_id", "order_ids"},
                     "carts",
                     /*newest_first=*/true,
                     Show}};

@@ -411,8 +411,8 @@ flow::Context MakeContext() {
       {absl::StrCat(kDomain, ".GetReservation"), &kReservations, "reservation_id", "reservation",
        Show<Reservation>}};
   context.lists = {{absl::StrCat(kDomain, ".ListProducts"), &kProducts,
-                    /*filters=*/{}, "products",
-                    /*newest_first=*/false, Show<Product>}};
+                    /*filters=*/{"product_ids"}, "products",
+                    /*newest_first=*/false, Show<Product>, /*series=*/"series"}};
   return context;
 }
 

@@ -318,7 +318,7 @@ flow::Context MakeContext() {
       {absl::StrCat(kDomain, ".GetDelivery"), &kDeliveries, "delivery_id", "delivery", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListDeliveries"),
                     &kDeliveries,
-                    {"order_id", "customer_id"},
+                    {"order_id", "customer_id", "order_ids"},
                     "deliveries",
                     /*newest_first=*/true,
                     Show}};

@@ -465,7 +465,7 @@ std::unique_ptr<flow::Context> MakeOrderContext(const PlanBook* book) {
   context->gets.push_back({service + "GetOrder", &kOrders, "order_id", "order", ProjectOrder});
   context->lists.push_back({service + "ListOrders",
                             &kOrders,
-                            {"storefront", "customer_id", "number"},
+                            {"storefront", "customer_id", "number", "order_ids"},
                             "orders",
                             /*newest_first=*/true,
                             ProjectOrder});

@@ -223,7 +223,7 @@ flow::Context MakeContext() {
       {absl::StrCat(kDomain, ".GetPayment"), &kPayments, "payment_id", "payment", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListPayments"),
                     &kPayments,
-                    {"order_id", "customer_id"},
+                    {"order_id", "customer_id", "order_ids"},
                     "payments",
                     /*newest_first=*/true,
                     Show}};

@@ -53,6 +53,24 @@ std::string ColumnOf(const flow::Table& table, const Message& row, absl::string_
   return "";
 }
 
+// Whether the row is one that the request's `filter` asks for, as flow::ListQuery says.
+bool Passes(const flow::Table& table, const std::string& key, const Message& row,
+            const Message& request, const std::string& filter) {
+  const FieldDescriptor* field = request.GetDescriptor()->FindFieldByName(filter);
+  GK_CHECK(field != nullptr) << request.GetTypeName() << " has no " << filter;
+  if (!field->is_repeated()) {
+    const std::unique_ptr<Message> unset(request.New());  // an empty field does not filter
+    const std::string wanted = ColumnText(request, filter);
+    return wanted == ColumnText(*unset, filter) || wanted == ColumnOf(table, row, filter);
+  }
+  const std::string column = filter.substr(0, filter.size() - 1);  // "order_ids"
+  const bool is_column = std::any_of(table.columns.begin(), table.columns.end(),
+                                     [&](const flow::Column& c) { return c.name == column; });
+  const std::string value = is_column ? ColumnOf(table, row, column) : key;
+  const auto wanted = request.GetReflection()->GetRepeatedFieldRef<std::string>(request, field);
+  return wanted.empty() || std::find(wanted.begin(), wanted.end(), value) != wanted.end();
+}
+
 }  // namespace
 
 std::string ColumnText(const Message& message, absl::string_view path) {
@@ -279,15 +297,14 @@ std::vector<std::unique_ptr<Message>> TurnHarness::List(const Message& request) 
     if (method->input_type() != request.GetDescriptor()) continue;
     const FieldDescriptor* field = method->output_type()->FindFieldByName(query.response_field);
     GK_CHECK(field != nullptr && field->is_repeated()) << query.method;
-    const std::unique_ptr<Message> unset(request.New());  // an empty field does not filter
+    GK_CHECK(query.series.empty() || ColumnText(request, query.series).empty())
+        << "a series is for the database to sort";
     std::vector<std::unique_ptr<Message>> out;
     for (const auto& [key, row] : Rows(*query.table)) {
-      bool shown = true;
-      for (const std::string& filter : query.filters) {
-        const std::string wanted = ColumnText(request, filter);
-        const bool any = wanted == ColumnText(*unset, filter);
-        shown = shown && (any || wanted == ColumnOf(*query.table, *row.body, filter));
-      }
+      const bool shown =
+          std::all_of(query.filters.begin(), query.filters.end(), [&](const std::string& filter) {
+            return Passes(*query.table, key, *row.body, request, filter);
+          });
       if (!shown) continue;
       if (auto message = Project(query, *row.body, field->message_type())) {
         out.push_back(std::move(message));

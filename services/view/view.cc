@@ -497,7 +497,7 @@ flow::Context MakeContext() {
       {absl::StrCat(kDomain, ".GetOrderView"), &kOrderViews, "order_id", "order_view", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListOrderViews"),
                     &kOrderViews,
-                    {"storefront", "customer_id", "number", "cancelled"},
+                    {"storefront", "customer_id", "number", "cancelled", "order_ids"},
                     "order_views",
                     /*newest_first=*/true,
                     Show}};
