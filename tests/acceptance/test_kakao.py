@@ -335,6 +335,17 @@ def test_a_message_that_cannot_be_understood_is_a_dead_letter_and_stops_nothing(
                for letter in bus.dead_letters())
 
 
+def test_of_a_batch_only_what_cannot_be_understood_is_a_dead_letter(bus, kakao, channel):
+    headers, body = _batch([_notice(text) for text in ("하나", "둘", "셋")])
+    batch = CloudEventBatch.FromString(body)
+    batch.events[1].binary_data = b"\xff\xff\xff"
+    batch.events.add(id="x", source="/gaekju/notification", spec_version="9.9", type="gaekju.notification.v1.NoticeSent")
+    bus.publish((headers, batch.SerializeToString()))
+    _shown(kakao, "하나", "셋")
+    letters = eventually(lambda: found if len(found := bus.dead_letters()) == 2 else None, "both are kept")
+    assert "the payload is no" in letters[0]["gaekju-dead-reason"] and "specversion" in letters[1]["gaekju-dead-reason"]
+
+
 def test_the_english_text_and_a_phone_book(tmp_path, bus, kakao):
     (tmp_path / "phones.json").write_text('{"01012345678": "821000000000"}')
     with Channel(tmp_path, bus.url, kakao, flags=["--language=en", f"--phones={tmp_path}/phones.json"]):

@@ -6,7 +6,8 @@
     await consumer.run(stop)
 
 `handle(events)` gets all events of one message. When it returns, the message is acknowledged; so it stores first. It raises
-NotAnEvent for what can never be understood (a dead letter), and anything else for what may work later (the message comes again).
+NotAnEvent for what can never be understood, and anything else for what may work later (the message comes again). Of a message that has
+something that cannot be understood, the events come again one by one, and only those that cannot become dead letters.
 Messages come more than once, and not in order: handle by id or by state.
 """
 
@@ -138,11 +139,7 @@ class Consumer:
     async def _take(self, message):
         delivered = message.metadata.num_delivered
         try:
-            await self.handle(cloudevents.decode(message.headers, message.data))
-        except cloudevents.NotAnEvent as error:
-            service.log("error", "a message cannot be understood; it becomes a dead letter", subject=message.subject,
-                        seq=message.metadata.sequence.stream, why=str(error))
-            await self._bury(message, str(error))
+            await self._handle(message)
         except Exception as error:
             delay = min(0.5 * 2 ** min(delivered, 10), RETRY_SECONDS_MAX)
             service.log("error", "a message could not be handled; it comes again", subject=message.subject,
@@ -151,8 +148,28 @@ class Consumer:
             return
         await message.ack()
 
-    async def _bury(self, message, reason):
+    async def _handle(self, message):
+        try:
+            await self.handle(cloudevents.decode(message.headers, message.data))
+            return
+        except cloudevents.NotAnEvent as error:
+            parts = cloudevents.parts(message.headers, message.data)
+            if len(parts) == 1:
+                await self._bury(message, message.data, error)
+                return
+        for index, part in enumerate(parts):
+            try:
+                await self.handle(cloudevents.decode(message.headers, part))
+            except cloudevents.NotAnEvent as error:
+                await self._bury(message, part, error, index)
+
+    async def _bury(self, message, data, error, index=0):
+        reason, seq = str(error), message.metadata.sequence.stream
+        service.log("error", "an event cannot be understood; it becomes a dead letter", subject=message.subject, seq=seq, index=index,
+                    why=reason)
         headers = {key: value for key, value in (message.headers or {}).items() if key != "Nats-Msg-Id"}
         headers |= {"gaekju-dead-reason": " ".join(reason.split())[:1024] or "?", "gaekju-dead-subject": message.subject,
-                    "gaekju-dead-stream": self.stream, "gaekju-dead-seq": str(message.metadata.sequence.stream)}
-        await self.bus.jetstream.publish(f"gaekju.dead.{self.bus.name}", message.data, headers=headers)
+                    "gaekju-dead-stream": self.stream, "gaekju-dead-seq": str(seq),
+                    # The same when the message comes again before all of it was settled.
+                    "Nats-Msg-Id": f"dead:{self.durable}:{self.stream}:{seq}:{index}"}
+        await self.bus.jetstream.publish(f"gaekju.dead.{self.bus.name}", data, headers=headers)

@@ -51,14 +51,33 @@ def decode(headers, body):
     return [_event(attributes, body, headers.get("traceparent", ""))]
 
 
-def _decode_batch(body):
-    batch = contracts.message_class("io.cloudevents.v1.CloudEventBatch")()
+def parts(headers, body):
+    """The message cut into messages of one event each, under the same headers; one that cannot be cut is its only part."""
+    if not any(name.lower() == "content-type" and value.startswith(BATCH) for name, value in (headers or {}).items()):
+        return [body]
+    try:
+        events = _batch(body).events
+    except NotAnEvent:
+        return [body]
+    return [_message_class()(events=[event]).SerializeToString() for event in events] or [body]
+
+
+def _message_class():
+    return contracts.message_class("io.cloudevents.v1.CloudEventBatch")
+
+
+def _batch(body):
+    batch = _message_class()()
     try:
         batch.ParseFromString(body)
     except Exception as error:
         raise NotAnEvent(f"the batch is broken: {error}") from error
+    return batch
+
+
+def _decode_batch(body):
     events = []
-    for raw in batch.events:
+    for raw in _batch(body).events:
         attributes = {"id": raw.id, "source": raw.source, "type": raw.type, "specversion": raw.spec_version}
         for name, value in raw.attributes.items():
             kind = value.WhichOneof("attr")
