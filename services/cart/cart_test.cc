@@ -10,9 +10,10 @@
 #include "gaekju/cart/v1/cart_events.pb.h"
 #include "gaekju/cart/v1/cart_service.pb.h"
 #include "google/rpc/code.pb.h"
-#include "google/rpc/error_details.pb.h"
 #include "services/testing/context_rules.h"
 #include "services/testing/property.h"
+#include "services/testing/requests.h"
+#include "services/testing/step_rules.h"
 #include "services/testing/turn_harness.h"
 
 namespace gaekju::cart {
@@ -20,7 +21,6 @@ namespace {
 
 using flow::Answer;
 using gaekju::cart::v1::Cart;
-using gaekju::cart::v1::CartFilled;
 using gaekju::cart::v1::CheckOutRequest;
 using gaekju::cart::v1::EmptyRequest;
 using gaekju::cart::v1::FillRequest;
@@ -29,6 +29,7 @@ using gaekju::cart::v1::GetCartRequest;
 using gaekju::cart::v1::ListCartsRequest;
 using google::protobuf::Message;
 using ::testing::ElementsAre;
+using testing::FieldOf;
 using ::testing::IsEmpty;
 
 FillRequest Fill(const std::string& order_id = "o1") {
@@ -58,14 +59,6 @@ CheckOutRequest CheckOut(const std::string& order_id = "o1") {
   return request;
 }
 
-std::string FieldOf(const Answer& answer) {
-  google::rpc::BadRequest bad;
-  for (const auto& detail : answer.status.details()) {
-    if (detail.UnpackTo(&bad)) return bad.field_violations(0).field();
-  }
-  return "";
-}
-
 class CartTest : public ::testing::Test {
  protected:
   const Cart& Row(const std::string& key = "o1/cart") {
@@ -89,7 +82,13 @@ class CartTest : public ::testing::Test {
 
 TEST(Cart, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(CartContext()); }
 
-TEST_F(CartTest, IsFilledOnce) {
+TEST_F(CartTest, FillFollowsTheRulesOfAStep) {
+  FillRequest other = Fill();
+  other.mutable_lines(0)->set_quantity(3);
+  testing::ExpectFollowsStepRules(carts_, kCarts, Fill(), other, Empty());
+}
+
+TEST_F(CartTest, IsFilled) {
   const Answer answer = carts_.Call(Fill());
   FillResponse response;
   ASSERT_TRUE(response.ParseFromString(answer.payload));
@@ -102,28 +101,6 @@ TEST_F(CartTest, IsFilledOnce) {
   EXPECT_EQ(Row().state(), Cart::STATE_WAITING);
   EXPECT_EQ(flow::ToMicros(Row().create_time()), carts_.now_us);
   EXPECT_THAT(carts_.TakeEvents(), ElementsAre("CartFilled o1/cart@1"));
-  EXPECT_EQ(carts_.Call(Fill()).payload, answer.payload);
-  EXPECT_EQ(carts_.written_count(), 0);
-}
-
-TEST_F(CartTest, EventsTellTheCartButNotTheSagasRecord) {
-  carts_.Call(Fill());
-  const auto envelopes = carts_.TakeEnvelopes();
-  ASSERT_EQ(envelopes.size(), 1u);
-  CartFilled event;
-  ASSERT_TRUE(event.ParseFromString(envelopes[0].payload));
-  EXPECT_EQ(event.cart().lines(0).product_id(), "toy-1");
-  EXPECT_FALSE(event.cart().has_step());
-  EXPECT_EQ(envelopes[0].order_id, "o1");
-  EXPECT_EQ(envelopes[0].resource, "carts/o1/cart");
-}
-
-TEST_F(CartTest, TheSameStepWithOtherGoodsIsRefused) {
-  carts_.Call(Fill());
-  FillRequest request = Fill();
-  request.mutable_lines(0)->set_quantity(3);
-  EXPECT_EQ(flow::ReasonOf(carts_.Call(request).status), "STEP_REUSED");
-  EXPECT_EQ(Row().lines(0).quantity(), 2);
 }
 
 // Every request in every state: the state after it, the refusal, the event.
@@ -177,9 +154,7 @@ TEST_F(CartTest, AnEmptyThatComesFirstStopsTheCart) {
   EXPECT_EQ(carts_.Call(Empty()).kind, Answer::Kind::kDone);
   EXPECT_EQ(Row().cart_id(), "o1/cart");
   EXPECT_EQ(Row().order_id(), "o1");
-  EXPECT_EQ(flow::ReasonOf(carts_.Call(Fill()).status), "STEP_UNDONE");
   EXPECT_EQ(flow::ReasonOf(carts_.Call(CheckOut()).status), "CART_CANCELLED");
-  EXPECT_EQ(carts_.Call(Empty()).kind, Answer::Kind::kDone);
   EXPECT_THAT(carts_.TakeEvents(), IsEmpty()) << "there was nothing to empty";
 }
 
@@ -196,25 +171,14 @@ TEST_F(CartTest, OnlyTheOrdersOwnCartIsCheckedOut) {
 }
 
 TEST_F(CartTest, BadRequestsNameTheField) {
-  struct Case {
-    const char* field;
-    std::function<void(FillRequest*)> spoil;
-  };
-  const Case cases[] = {
-      {"order_id", [](auto* r) { r->clear_order_id(); }},
-      {"step_id", [](auto* r) { r->set_step_id("a/b"); }},
-      {"storefront", [](auto* r) { r->set_storefront("F"); }},
-      {"customer_id", [](auto* r) { r->clear_customer_id(); }},
-      {"lines", [](auto* r) { r->clear_lines(); }},
-      {"lines[0].quantity", [](auto* r) { r->mutable_lines(0)->set_quantity(0); }},
-  };
-  for (const Case& c : cases) {
-    FillRequest request = Fill();
-    c.spoil(&request);
-    const Answer answer = carts_.Call(request);
-    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
-    EXPECT_EQ(FieldOf(answer), c.field);
-  }
+  testing::ExpectNamesTheField(
+      carts_, Fill(),
+      {
+          {"storefront", [](auto* r) { r->set_storefront("F"); }},
+          {"customer_id", [](auto* r) { r->clear_customer_id(); }},
+          {"lines", [](auto* r) { r->clear_lines(); }},
+          {"lines[0].quantity", [](auto* r) { r->mutable_lines(0)->set_quantity(0); }},
+      });
   CheckOutRequest request = CheckOut();
   request.clear_cart_id();
   EXPECT_EQ(FieldOf(carts_.Call(request)), "cart_id");
@@ -252,24 +216,22 @@ TEST(CartProperty, PaidOnceEmptiedOnceAndThenForEver) {
     std::map<std::string, Cart::State> before;
     std::map<std::string, int> told;
     for (int turn = 0; turn < 30; ++turn) {
-      std::vector<std::unique_ptr<Message>> requests;
-      std::vector<const Message*> batch;
+      testing::Batch batch;
       for (int i = testing::Pick(random, 4); i >= 0; --i) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 6));
         switch (testing::Pick(random, 5)) {
           case 0:
-            requests.push_back(std::make_unique<EmptyRequest>(Empty(order_id)));
+            batch.Add(Empty(order_id));
             break;
           case 1:
           case 2:
-            requests.push_back(std::make_unique<CheckOutRequest>(CheckOut(order_id)));
+            batch.Add(CheckOut(order_id));
             break;
           default:
-            requests.push_back(std::make_unique<FillRequest>(Fill(order_id)));
+            batch.Add(Fill(order_id));
         }
-        batch.push_back(requests.back().get());
       }
-      carts.CallTogether(batch);
+      batch.Run(carts);
       for (const std::string& event : carts.TakeEvents()) ++told[event.substr(0, event.find('@'))];
       for (const auto& [key, row] : carts.Rows(kCarts)) {
         const auto& cart = static_cast<const Cart&>(*row.body);

@@ -11,9 +11,9 @@
 #include "gaekju/notification/v1/notification_events.pb.h"
 #include "gaekju/notification/v1/notification_service.pb.h"
 #include "google/rpc/code.pb.h"
-#include "google/rpc/error_details.pb.h"
 #include "services/testing/context_rules.h"
 #include "services/testing/property.h"
+#include "services/testing/requests.h"
 #include "services/testing/turn_harness.h"
 
 namespace gaekju::notification {
@@ -33,6 +33,7 @@ using gaekju::notification::v1::NotifyResponse;
 using gaekju::notification::v1::Recipient;
 using google::protobuf::Message;
 using ::testing::ElementsAre;
+using testing::FieldOf;
 using ::testing::IsEmpty;
 
 NotifyRequest Notify(const std::string& order_id = "o1", const std::string& step_id = "tell") {
@@ -70,14 +71,6 @@ Caller CallerWith(const std::string& uuid) {
   Caller caller;
   caller.request_uuid = uuid;
   return caller;
-}
-
-std::string FieldOf(const Answer& answer) {
-  google::rpc::BadRequest bad;
-  for (const auto& detail : answer.status.details()) {
-    if (detail.UnpackTo(&bad)) return bad.field_violations(0).field();
-  }
-  return "";
 }
 
 class NotificationTest : public ::testing::Test {
@@ -194,40 +187,29 @@ TEST_F(NotificationTest, WithoutLinesThereIsNoProduct) {
 }
 
 TEST_F(NotificationTest, BadRequestsNameTheField) {
-  struct Case {
-    const char* field;
-    std::function<void(NotifyRequest*)> spoil;
-  };
-  const Case cases[] = {
-      {"order_id", [](auto* r) { r->clear_order_id(); }},
-      {"step_id", [](auto* r) { r->clear_step_id(); }},
-      {"storefront", [](auto* r) { r->set_storefront("F"); }},
-      {"customer_id", [](auto* r) { r->clear_customer_id(); }},
-      {"customer_name", [](auto* r) { r->set_customer_name(std::string(257, 'x')); }},
-      {"agency_name", [](auto* r) { r->set_agency_name(std::string(257, 'x')); }},
-      {"recipient", [](auto* r) { r->set_recipient(static_cast<Recipient>(9)); }},
-      {"code", [](auto* r) { r->set_code("ordered"); }},
-      {"code", [](auto* r) { r->set_code(std::string(65, 'X')); }},
-      {"lines[1].quantity", [](auto* r) { r->mutable_lines(1)->set_quantity(0); }},
-      {"text", [](auto* r) { r->clear_text(); }},
-      {"text", [](auto* r) { r->mutable_text()->set_ko(" "), r->mutable_text()->clear_en(); }},
-      {"text.ko", [](auto* r) { r->mutable_text()->set_ko(std::string(1025, 'x')); }},
-      {"text.en", [](auto* r) { r->mutable_text()->set_en(std::string(1025, 'x')); }},
-      {"text.ko", [](auto* r) { r->mutable_text()->set_ko("{nobody}"); }},
-      {"text.ko", [](auto* r) { r->mutable_text()->set_ko("{}"); }},
-      {"text.ko", [](auto* r) { r->mutable_text()->set_ko("a {"); }},
-      {"text.en", [](auto* r) { r->mutable_text()->set_en("{number"); }},
-      {"text.en", [](auto* r) { r->mutable_text()->set_en("{{{"); }},
-  };
-  for (const Case& c : cases) {
-    NotifyRequest request = Notify();
-    c.spoil(&request);
-    const Answer answer = notices_.Call(request);
-    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << request.ShortDebugString();
-    EXPECT_EQ(FieldOf(answer), c.field) << request.ShortDebugString();
-  }
-  EXPECT_THAT(notices_.Rows(kNotices), IsEmpty());
-  EXPECT_THAT(notices_.Rows(kNoticeCounters), IsEmpty());
+  testing::ExpectNamesTheField(
+      notices_, Notify(),
+      {
+          {"order_id", [](auto* r) { r->clear_order_id(); }},
+          {"step_id", [](auto* r) { r->clear_step_id(); }},
+          {"storefront", [](auto* r) { r->set_storefront("F"); }},
+          {"customer_id", [](auto* r) { r->clear_customer_id(); }},
+          {"customer_name", [](auto* r) { r->set_customer_name(std::string(257, 'x')); }},
+          {"agency_name", [](auto* r) { r->set_agency_name(std::string(257, 'x')); }},
+          {"recipient", [](auto* r) { r->set_recipient(static_cast<Recipient>(9)); }},
+          {"code", [](auto* r) { r->set_code("ordered"); }},
+          {"code", [](auto* r) { r->set_code(std::string(65, 'X')); }},
+          {"lines[1].quantity", [](auto* r) { r->mutable_lines(1)->set_quantity(0); }},
+          {"text", [](auto* r) { r->clear_text(); }},
+          {"text", [](auto* r) { r->mutable_text()->set_ko(" "), r->mutable_text()->clear_en(); }},
+          {"text.ko", [](auto* r) { r->mutable_text()->set_ko(std::string(1025, 'x')); }},
+          {"text.en", [](auto* r) { r->mutable_text()->set_en(std::string(1025, 'x')); }},
+          {"text.ko", [](auto* r) { r->mutable_text()->set_ko("{nobody}"); }},
+          {"text.ko", [](auto* r) { r->mutable_text()->set_ko("{}"); }},
+          {"text.ko", [](auto* r) { r->mutable_text()->set_ko("a {"); }},
+          {"text.en", [](auto* r) { r->mutable_text()->set_en("{number"); }},
+          {"text.en", [](auto* r) { r->mutable_text()->set_en("{{{"); }},
+      });
 }
 
 TEST_F(NotificationTest, OneLanguageIsEnough) {
@@ -284,28 +266,18 @@ TEST_F(NotificationTest, AManualNoticeSaysItAsItStands) {
 }
 
 TEST_F(NotificationTest, BadManualNoticesNameTheField) {
-  struct Case {
-    const char* field;
-    std::function<void(CreateNoticeRequest*)> spoil;
-  };
-  const Case cases[] = {
-      {"storefront", [](auto* r) { r->clear_storefront(); }},
-      {"request_id", [](auto* r) { r->set_request_id(std::string(65, 'x')); }},
-      {"request_id", [](auto* r) { r->set_request_id("a/b"); }},
-      {"order_id", [](auto* r) { r->set_order_id("a/b"); }},
-      {"customer_id", [](auto* r) { r->set_customer_id(std::string(65, 'x')); }},
-      {"recipient", [](auto* r) { r->set_recipient(static_cast<Recipient>(9)); }},
-      {"text", [](auto* r) { r->clear_text(); }},
-      {"text.ko", [](auto* r) { r->mutable_text()->set_ko(std::string(1025, 'x')); }},
-  };
-  for (const Case& c : cases) {
-    CreateNoticeRequest request = Create();
-    c.spoil(&request);
-    const Answer answer = notices_.Call(request);
-    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
-    EXPECT_EQ(FieldOf(answer), c.field);
-  }
-  EXPECT_THAT(notices_.Rows(kNotices), IsEmpty());
+  testing::ExpectNamesTheField(
+      notices_, Create(),
+      {
+          {"storefront", [](auto* r) { r->clear_storefront(); }},
+          {"request_id", [](auto* r) { r->set_request_id(std::string(65, 'x')); }},
+          {"request_id", [](auto* r) { r->set_request_id("a/b"); }},
+          {"order_id", [](auto* r) { r->set_order_id("a/b"); }},
+          {"customer_id", [](auto* r) { r->set_customer_id(std::string(65, 'x')); }},
+          {"recipient", [](auto* r) { r->set_recipient(static_cast<Recipient>(9)); }},
+          {"text", [](auto* r) { r->clear_text(); }},
+          {"text.ko", [](auto* r) { r->mutable_text()->set_ko(std::string(1025, 'x')); }},
+      });
 }
 
 TEST_F(NotificationTest, ListsAreNewestFirstWhateverTheIdsAre) {
@@ -356,24 +328,22 @@ TEST(NotificationProperty, EachCauseIsToldOnceAndNumbersHaveNoGaps) {
     std::map<std::string, int> told;
     for (int turn = 0; turn < 30; ++turn) {
       notices.now_us += testing::Pick(random, 2);
-      std::vector<std::unique_ptr<Message>> requests;
-      std::vector<const Message*> batch;
+      testing::Batch batch;
       for (int i = testing::Pick(random, 4); i >= 0; --i) {
         const char* storefront = testing::Pick(random, 2) == 0 ? "mealkit" : "tshop";
         if (testing::Pick(random, 3) == 0) {
           auto create = Create(absl::StrCat("r", testing::Pick(random, 4)),
                                absl::StrCat("text ", testing::Pick(random, 2)));
           create.set_storefront(storefront);
-          requests.push_back(std::make_unique<CreateNoticeRequest>(create));
+          batch.Add(create);
         } else {
           auto notify = Notify(absl::StrCat("o", testing::Pick(random, 4)),
                                testing::Pick(random, 2) == 0 ? "tell" : "tell-2");
           notify.set_storefront(storefront);  // another one is STEP_REUSED
-          requests.push_back(std::make_unique<NotifyRequest>(notify));
+          batch.Add(notify);
         }
-        batch.push_back(requests.back().get());
       }
-      notices.CallTogether(batch);
+      batch.Run(notices);
       for (const std::string& event : notices.TakeEvents()) ++told[event];
       std::map<std::string, std::set<int64_t>> numbers;
       for (const auto& [key, row] : notices.Rows(kNotices)) {
