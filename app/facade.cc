@@ -100,6 +100,8 @@ int RunFacade(const std::vector<std::string>& arguments) {
     }
   }
   runtime::RpcServerOptions rpc_options = runtime::RpcServerOptionsOf(config);
+  rpc_options.deadline_ms_default =
+      std::max(rpc_options.deadline_ms_default, facade::kDeadlineMs);
   rpc_options.headers = {"idempotency-key",   "accept-language",     facade::kHostHeader,
                          facade::kPathHeader, facade::kPrefixHeader, "x-forwarded-proto"};
   runtime::RpcServer rpc(rpc_options, &metrics);

@@ -9,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "flow/check.h"
 #include "flow/turn.h"
-#include "google/api/annotations.pb.h"
 #include "google/protobuf/message.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
@@ -20,7 +19,6 @@ namespace {
 constexpr char kDomain[] = "gaekju.facade";
 // Some 20 MiB; then they are learnt anew.
 constexpr size_t kKnownOrdersMax = 100'000;
-constexpr size_t kKnownPricesMax = 100'000;
 
 // "order" -> "gaekju.order.v1.OrderService."
 std::string ServicePrefix(absl::string_view context) {
@@ -244,18 +242,17 @@ void Backend::Serve(const Shop& shop, runtime::RpcServer& server) {
     const Shop::Method* method;
     const google::protobuf::Message* response;
     Lane* lane;
-    bool unwrap;
   };
   auto bound = std::make_shared<std::map<const google::protobuf::MethodDescriptor*, Bound>>();
   for (const Shop::Method& method : shop.methods()) {
     const auto* descriptor = service->FindMethodByName(method.name);
     GK_CHECK(descriptor != nullptr) << shop.service() << " has no method " << method.name;
+    GK_CHECK(descriptor->input_type() == method.request &&
+             descriptor->output_type() == method.response)
+        << descriptor->full_name() << " is of other types than its handler";
     const auto* response = google::protobuf::MessageFactory::generated_factory()->GetPrototype(
         descriptor->output_type());
-    const bool unwrap =
-        !descriptor->options().GetExtension(google::api::http).response_body().empty();
-    GK_CHECK(
-        bound->emplace(descriptor, Bound{&method, response, &LaneOf(method.lane), unwrap}).second)
+    GK_CHECK(bound->emplace(descriptor, Bound{&method, response, &LaneOf(method.lane)}).second)
         << method.name << " has two handlers";
   }
   for (int i = 0; i < service->method_count(); ++i) {
@@ -293,7 +290,6 @@ void Backend::Serve(const Shop& shop, runtime::RpcServer& server) {
       Call call(*this, shop.id(), *state);
       if (absl::Status status = to.method->run(call, *message, response.get()); !status.ok())
         return refuse(*state, *answer, ToRpc(status));
-      if (to.unwrap) call.SetHeader(kUnwrapHeader, "1");
       answer->Reply({}, response->SerializeAsString(), std::move(state->headers));
     });
     if (!taken) {
@@ -370,19 +366,6 @@ int64_t Backend::NumberOf(const std::string& order_id) {
   std::lock_guard lock(mutex_);
   const auto it = numbers_.find(order_id);
   return it == numbers_.end() ? 0 : it->second;
-}
-
-void Backend::RememberPrice(const std::string& product_id, const type::v1::Money& price) {
-  std::lock_guard lock(mutex_);
-  if (prices_.size() >= kKnownPricesMax) prices_.clear();
-  prices_[product_id] = price;
-}
-
-std::optional<type::v1::Money> Backend::PriceOf(const std::string& product_id) {
-  std::lock_guard lock(mutex_);
-  const auto it = prices_.find(product_id);
-  if (it == prices_.end()) return std::nullopt;
-  return it->second;
 }
 
 }  // namespace gaekju::facade

@@ -35,7 +35,9 @@ inline constexpr char kPathHeader[] = "x-gaekju-path";      // the path as it wa
 inline constexpr char kPrefixHeader[] = "x-gaekju-prefix";  // what was stripped of it
 inline constexpr char kStatusHeader[] = "x-gaekju-status";  // the HTTP status to answer
 inline constexpr char kErrorHeader[] = "x-gaekju-error";    // an error's body, percent-encoded
-inline constexpr char kUnwrapHeader[] = "x-gaekju-unwrap";  // the contract names a response_body
+
+// The deadline of a caller that sets none, as the gateway.
+inline constexpr int kDeadlineMs = 15'000;
 
 struct CallState {
   runtime::CallContext context;
@@ -95,8 +97,6 @@ class Backend {
   void Remember(const std::string& storefront, const std::string& order_id, int64_t number);
   std::optional<std::string> OrderIdOf(const std::string& storefront, int64_t number);
   int64_t NumberOf(const std::string& order_id);
-  void RememberPrice(const std::string& product_id, const type::v1::Money& price);
-  std::optional<type::v1::Money> PriceOf(const std::string& product_id);
 
  private:
   Lane& LaneOf(const std::string& name);
@@ -108,7 +108,6 @@ class Backend {
   // Neither ever changes once known. Emptied when they have grown too large.
   absl::flat_hash_map<std::string, std::string> order_ids_;  // by "<storefront>/<number>"
   absl::flat_hash_map<std::string, int64_t> numbers_;        // by order id
-  absl::flat_hash_map<std::string, type::v1::Money> prices_;
 };
 
 // --- HTTP

@@ -9,7 +9,6 @@
 #include "absl/time/clock.h"
 #include "facade/backend.h"
 #include "flow/turn.h"
-#include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/view/v1/view_service.pb.h"
 #include "google/rpc/code.pb.h"
 #include "runtime/uuid.h"
@@ -20,6 +19,7 @@ namespace {
 constexpr char kDomain[] = "gaekju.facade";
 constexpr char kStatusPayload[] = "type.googleapis.com/google.rpc.Status";
 constexpr int32_t kPageSizeDefault = 100;
+constexpr int32_t kPageSizeMax = 1000;  // of every context's list
 
 absl::Status OrderUnknown(const std::string& storefront, int64_t number) {
   return Error(absl::StatusCode::kNotFound, "ORDER_UNKNOWN",
@@ -28,7 +28,9 @@ absl::Status OrderUnknown(const std::string& storefront, int64_t number) {
 
 }  // namespace
 
-int32_t PageSize(int32_t size) { return size <= 0 ? kPageSizeDefault : std::min(size, 1000); }
+int32_t PageSize(int32_t size) {
+  return size <= 0 ? kPageSizeDefault : std::min(size, kPageSizeMax);
+}
 
 // ---------------------------------------------------------------- errors
 absl::Status FromRpc(const google::rpc::Status& status) {
@@ -139,22 +141,42 @@ absl::StatusOr<std::string> Call::OrderIdOf(int64_t number) {
   return order.status();
 }
 
-int64_t Call::NumberOf(const std::string& order_id) {
-  if (order_id.empty()) return 0;
-  if (const int64_t known = backend_.NumberOf(order_id); known != 0) return known;
-  order::v1::GetOrderRequest request;
-  request.set_order_id(order_id);
-  int64_t number = 0;
-  if (auto order = Ask<order::v1::GetOrderResponse>("order", "GetOrder", request); order.ok()) {
-    number = order->order().number();
-  } else if (IsUnreachable(order.status())) {
-    view::v1::GetOrderViewRequest view_request;
-    view_request.set_order_id(order_id);
-    auto view = Ask<view::v1::GetOrderViewResponse>("view", "GetOrderView", view_request);
-    if (view.ok()) number = view->order_view().number();
+absl::flat_hash_map<std::string, int64_t> Call::NumbersOf(
+    const std::vector<std::string>& order_ids) {
+  absl::flat_hash_map<std::string, int64_t> numbers;
+  order::v1::ListOrdersRequest of_order;
+  for (const std::string& order_id : order_ids) {
+    if (order_id.empty() || numbers.contains(order_id)) continue;
+    numbers[order_id] = backend_.NumberOf(order_id);
+    if (numbers[order_id] == 0) of_order.add_order_ids(order_id);
   }
-  if (number != 0) Remember(order_id, number);
-  return number;
+  const auto take = [&](const auto& found) {
+    for (const auto& one : found) {
+      Remember(one.order_id(), one.number());
+      numbers[one.order_id()] = one.number();
+    }
+  };
+  if (!of_order.order_ids().empty()) {
+    of_order.set_page_size(kPageSizeMax);
+    const auto orders = Ask<order::v1::ListOrdersResponse>("order", "ListOrders", of_order);
+    if (orders.ok()) {
+      take(orders->orders());
+    } else if (IsUnreachable(orders.status())) {
+      view::v1::ListOrderViewsRequest of_view;
+      *of_view.mutable_order_ids() = of_order.order_ids();
+      of_view.set_page_size(kPageSizeMax);
+      const auto views = Ask<view::v1::ListOrderViewsResponse>("view", "ListOrderViews", of_view);
+      if (views.ok()) take(views->order_views());
+    }
+  }
+  absl::erase_if(numbers, [](const auto& entry) { return entry.second == 0; });
+  return numbers;
+}
+
+int64_t Call::NumberOf(const std::string& order_id) {
+  const auto numbers = NumbersOf({order_id});
+  const auto it = numbers.find(order_id);
+  return it == numbers.end() ? 0 : it->second;
 }
 
 absl::StatusOr<order::v1::Order> Call::PlaceOrder(order::v1::PlaceOrderRequest request) {
@@ -178,41 +200,48 @@ absl::StatusOr<order::v1::Order> Call::CancelOrder(int64_t number) {
   return std::move(*response->mutable_order());
 }
 
-absl::StatusOr<std::vector<order::v1::Order>> Call::Orders(int32_t size, const std::string& cursor,
-                                                           std::string* next_cursor) {
-  order::v1::ListOrdersRequest request;
-  request.set_storefront(storefront());
-  request.set_page_size(PageSize(size));
-  request.set_page_token(cursor);
-  auto response = Ask<order::v1::ListOrdersResponse>("order", "ListOrders", request);
+namespace {
+
+template <class Response, class Row, class Request>
+absl::StatusOr<Page<Row>> Listed(Call& call, absl::string_view context, absl::string_view method,
+                                 Request list, const PageRequest& request,
+                                 google::protobuf::RepeatedPtrField<Row>* (Response::*rows)(),
+                                 absl::Duration timeout = absl::Seconds(12)) {
+  list.set_storefront(call.storefront());
+  list.set_page_size(PageSize(request.size()));
+  list.set_page_token(request.cursor());
+  absl::StatusOr<Response> response = call.Ask<Response>(context, method, list, timeout);
   if (!response.ok()) return response.status();
-  *next_cursor = response->next_page_token();
-  std::vector<order::v1::Order> orders;
-  for (order::v1::Order& order : *response->mutable_orders()) {
-    Remember(order.order_id(), order.number());
-    orders.push_back(std::move(order));
+  Page<Row> page{.rows = {}, .next = response->next_page_token()};
+  for (Row& row : *((*response).*rows)()) {
+    call.Remember(row.order_id(), row.number());
+    page.rows.push_back(std::move(row));
   }
-  return orders;
+  return page;
 }
 
-absl::StatusOr<std::vector<view::v1::OrderView>> Call::Views(int32_t size,
-                                                             const std::string& cursor,
-                                                             std::string* next_cursor,
-                                                             bool cancelled) {
-  view::v1::ListOrderViewsRequest request;
-  request.set_storefront(storefront());
-  request.set_page_size(PageSize(size));
-  request.set_page_token(cursor);
-  request.set_cancelled(cancelled);
-  auto response = Ask<view::v1::ListOrderViewsResponse>("view", "ListOrderViews", request);
-  if (!response.ok()) return response.status();
-  *next_cursor = response->next_page_token();
-  std::vector<view::v1::OrderView> views;
-  for (view::v1::OrderView& view : *response->mutable_order_views()) {
-    Remember(view.order_id(), view.number());
-    views.push_back(std::move(view));
-  }
-  return views;
+}  // namespace
+
+absl::StatusOr<Page<order::v1::Order>> Call::Orders(const PageRequest& request) {
+  return OrdersWithin(request, absl::Seconds(12));
+}
+
+absl::StatusOr<Page<order::v1::Order>> Call::OrdersWithin(const PageRequest& request,
+                                                          absl::Duration timeout) {
+  return Listed(*this, "order", "ListOrders", order::v1::ListOrdersRequest(), request,
+                &order::v1::ListOrdersResponse::mutable_orders, timeout);
+}
+
+absl::StatusOr<Page<view::v1::OrderView>> Call::Views(const PageRequest& request) {
+  return Listed(*this, "view", "ListOrderViews", view::v1::ListOrderViewsRequest(), request,
+                &view::v1::ListOrderViewsResponse::mutable_order_views);
+}
+
+absl::StatusOr<Page<view::v1::OrderView>> Call::CancelledViews(const PageRequest& request) {
+  view::v1::ListOrderViewsRequest list;
+  list.set_cancelled(true);
+  return Listed(*this, "view", "ListOrderViews", std::move(list), request,
+                &view::v1::ListOrderViewsResponse::mutable_order_views);
 }
 
 // ---------------------------------------------------------------- products
@@ -237,31 +266,7 @@ int32_t Call::ProductNumber(absl::string_view product_id) const {
   return absl::SimpleAtoi(ProductName(product_id), &value) ? value : 0;
 }
 
-absl::StatusOr<type::v1::Money> Call::Price(const std::string& product_id) {
-  catalog::v1::GetProductRequest request;
-  request.set_product_id(product_id);
-  // Whoever waits for the price waits for the order too; so not long.
-  auto response =
-      Ask<catalog::v1::GetProductResponse>("catalog", "GetProduct", request, absl::Seconds(1));
-  if (response.ok()) {
-    RememberPrice(product_id, response->product().unit_price());
-    return response->product().unit_price();
-  }
-  if (!IsUnreachable(response.status())) return response.status();
-  if (const auto known = backend_.PriceOf(product_id)) return *known;
-  return response.status();
-}
-
-void Call::RememberPrice(const std::string& product_id, const type::v1::Money& price) {
-  backend_.RememberPrice(product_id, price);
-}
-
 // ---------------------------------------------------------------- answering
-void Call::Created(absl::string_view path) {
-  SetHttpStatus(201);
-  SetHeader("location", Url(path));
-}
-
 void Call::SetHttpStatus(int status) { SetHeader(kStatusHeader, absl::StrCat(status)); }
 
 void Call::SetHeader(absl::string_view name, absl::string_view value) {

@@ -6,20 +6,23 @@
 //   namespace gaekju::facade {
 //   namespace { namespace v1 = gaekju::facade::myshop::v1;
 //
-//   absl::StatusOr<v1::GetOrderResponse> GetOrder(Call& call, const v1::GetOrderRequest& request) {
-//     absl::StatusOr<order::v1::Order> order = call.OrderByNumber(request.id());
-//     if (!order.ok()) return order.status();          // NOT_FOUND -> 404; details are kept
-//     v1::GetOrderResponse response;
-//     *response.mutable_order() = ToOrder(call, *order);
-//     return response;
+//   v1::Order ToOrder(const Call& call, const order::v1::Order& order);       // how it is shown
+//   absl::StatusOr<v1::Order> CreateOrder(Call& call, const v1::CreateOrderRequest& request) {
+//     …
+//     return Created(call, call.PlaceOrder(std::move(wanted)), ToOrder);      // 201, Location
 //   } }
 //
 //   Shop MyshopShop() {
 //     Shop shop("myshop", "gaekju.facade.myshop.v1.MyshopService");
-//     shop.On("GetOrder", "order", GetOrder);           // "order": the lane, see below
+//     shop.On("CreateOrder", "order", CreateOrder);     // "order": the lane, see below
+//     shop.Item("GetOrder", "order", &Call::OrderByNumber, ToOrder);
+//     shop.Collection<v1::Orders>("ListOrders", "order", "/orders", &Call::Orders, ToOrder,
+//                                 &v1::Orders::Embedded::add_orders);
 //     return shop;
 //   }
 //   }
+//
+// What is looked up is a StatusOr: NOT_FOUND becomes 404, and details are kept.
 //
 // Lanes. A handler runs on a thread of its lane and may block there. A lane is named after the
 // context that its handlers mostly wait for, and has its own few threads and a bounded queue: a
@@ -39,9 +42,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -56,6 +61,17 @@
 #include "google/rpc/status.pb.h"
 
 namespace gaekju::facade {
+
+using hal::v1::ItemRequest;
+using hal::v1::PageRequest;
+using hal::v1::StatusRequest;
+
+// A page of what a context has.
+template <class Row>
+struct Page {
+  std::vector<Row> rows;
+  std::string next;  // where the next page begins; empty on the last
+};
 
 class Backend;  // what all calls share: the client of the contexts, and the caches
 struct CallState;
@@ -120,22 +136,26 @@ class Call {
   // The id of the order of that number: from memory, from order, or from view while order cannot be
   // reached. Errors: NOT_FOUND ORDER_UNKNOWN.
   absl::StatusOr<std::string> OrderIdOf(int64_t number);
-  // The number of an order: from memory, order, or view. 0 when nobody knows it (now).
+  // The numbers of orders, at most 1,000: from memory, and those that are not there from order, or
+  // from view while order cannot be reached, in one question. Without what nobody knows (now).
+  absl::flat_hash_map<std::string, int64_t> NumbersOf(const std::vector<std::string>& order_ids);
+  // As above, of one; 0 when nobody knows it, and of the empty id.
   int64_t NumberOf(const std::string& order_id);
-  // Remembers it for OrderIdOf and NumberOf; what returns orders here has done so.
+  // Remembers it for OrderIdOf and NumbersOf; what returns orders here has done so.
   void Remember(const std::string& order_id, int64_t number);
   // Fills in storefront, request_id and a missing customer_id, and places it.
   absl::StatusOr<order::v1::Order> PlaceOrder(order::v1::PlaceOrderRequest request);
   // As it is now after its cancel was accepted. Asking again changes nothing. Errors: NOT_FOUND
   // ORDER_UNKNOWN, and order's own.
   absl::StatusOr<order::v1::Order> CancelOrder(int64_t number);
-  // A page of this storefront's orders, newest first. `size`, `cursor`: of the request.
-  absl::StatusOr<std::vector<order::v1::Order>> Orders(int32_t size, const std::string& cursor,
-                                                       std::string* next_cursor);
-  // As above, as the view context has them. `cancelled`: only those whose cancel was accepted.
-  absl::StatusOr<std::vector<view::v1::OrderView>> Views(int32_t size, const std::string& cursor,
-                                                         std::string* next_cursor,
-                                                         bool cancelled = false);
+  // A page of this storefront's orders, newest first.
+  absl::StatusOr<Page<order::v1::Order>> Orders(const PageRequest& request);
+  absl::StatusOr<Page<order::v1::Order>> OrdersWithin(const PageRequest& request,
+                                                      absl::Duration timeout);
+  // As above, as the view context has them.
+  absl::StatusOr<Page<view::v1::OrderView>> Views(const PageRequest& request);
+  // As above, only those whose cancel was accepted.
+  absl::StatusOr<Page<view::v1::OrderView>> CancelledViews(const PageRequest& request);
 
   // --- products
   // The catalog's id of the shop's product: "1" or 1 -> "myshop-1". What is no number stays: "TV".
@@ -145,15 +165,8 @@ class Call {
   std::string ProductName(absl::string_view product_id) const;
   // As a number; 0 where it is none.
   int32_t ProductNumber(absl::string_view product_id) const;
-  // What one costs: as catalog says, or as it last said while it cannot be reached. Errors:
-  // NOT_FOUND; UNAVAILABLE when catalog is down and no price was ever seen.
-  absl::StatusOr<type::v1::Money> Price(const std::string& product_id);
-  // Remembers a price that was seen.
-  void RememberPrice(const std::string& product_id, const type::v1::Money& price);
 
   // --- answering
-  // The response is 201 Created, with that Location: "/orders/1".
-  void Created(absl::string_view path);
   // Another HTTP status for a response that is no error, e.g. 204.
   void SetHttpStatus(int status);
   // A response header, lower-case name, printable ASCII.
@@ -175,26 +188,37 @@ class Call {
 // The size of a page: 100 when 0, never more than 1,000.
 int32_t PageSize(int32_t size);
 
-// A page of what a context lists of all shops, of those that `wanted` wants. Not empty, unless it
-// is the last: pages of other shops are passed over. `items`: the response's repeated field.
-template <class Item, class Request, class Response, class Items, class Wanted>
-absl::StatusOr<std::vector<Item>> PageOf(Call& call, absl::string_view context,
-                                         absl::string_view method, int32_t size, std::string cursor,
-                                         std::string* next_cursor, Items items, Wanted wanted) {
-  std::vector<Item> found;
-  do {
-    Request request;
-    request.set_page_size(PageSize(size));
-    request.set_page_token(cursor);
-    absl::StatusOr<Response> page = call.Ask<Response>(context, method, request);
-    if (!page.ok()) return page.status();
-    for (const Item& item : items(*page)) {
-      if (wanted(item)) found.push_back(item);
-    }
-    cursor = page->next_page_token();
-  } while (found.empty() && !cursor.empty());
-  *next_cursor = std::move(cursor);
-  return found;
+// What was found, as `shape(call, found)` shows it; or why there is nothing.
+template <class Found, class Shape>
+auto Shown(Call& call, const absl::StatusOr<Found>& found, Shape shape)
+    -> absl::StatusOr<std::invoke_result_t<Shape, Call&, const Found&>> {
+  if (!found.ok()) return found.status();
+  return shape(call, *found);
+}
+
+// As Shown, and the response is 201 Created, with the resource's own link as Location.
+template <class Found, class Shape>
+auto Created(Call& call, const absl::StatusOr<Found>& found, Shape shape) {
+  auto shown = Shown(call, found, shape);
+  if (shown.ok()) {
+    call.SetHttpStatus(201);
+    call.SetHeader("location", shown->links().self().href());
+  }
+  return shown;
+}
+
+// A page as `shape(call, row)` shows its rows; `add` makes room for one:
+// &v1::Orders::Embedded::add_orders.
+template <class Collection, class Row, class Shape, class Embedded, class Resource>
+absl::StatusOr<Collection> ShownPage(Call& call, absl::string_view path, int32_t size,
+                                     const absl::StatusOr<Page<Row>>& page, Shape shape,
+                                     Resource* (Embedded::*add)()) {
+  if (!page.ok()) return page.status();
+  Collection shown;
+  Embedded& embedded = *shown.mutable_embedded();
+  for (const Row& row : page->rows) *(embedded.*add)() = shape(call, row);
+  *shown.mutable_links() = call.PageLinks(path, size, page->next);
+  return shown;
 }
 
 // What the shop's own words say: Korean, which are the documents' words also where they are
@@ -210,6 +234,7 @@ class Shop {
   struct Method {
     std::string name, lane;
     Run run;
+    const google::protobuf::Descriptor *request, *response;
   };
 
   // `id`: "myshop". `service`: the full name of its contract's service.
@@ -219,15 +244,28 @@ class Shop {
   template <class Request, class Response>
   void On(const std::string& method, const std::string& lane,
           absl::StatusOr<Response> (*handler)(Call&, const Request&)) {
-    methods_.push_back({method, lane,
-                        [handler](Call& call, const google::protobuf::Message& request,
-                                  google::protobuf::Message* response) -> absl::Status {
-                          absl::StatusOr<Response> answer =
-                              handler(call, static_cast<const Request&>(request));
-                          if (!answer.ok()) return answer.status();
-                          static_cast<Response&>(*response) = *std::move(answer);
-                          return absl::OkStatus();
-                        }});
+    Add<Request, Response>(method, lane, handler);
+  }
+  // Answers a method with the one resource that `find(call, number)` finds or ends, as
+  // `shape(call, found)` shows it.
+  template <class Find, class Shape>
+  void Item(const std::string& method, const std::string& lane, Find find, Shape shape) {
+    using Found = typename std::invoke_result_t<Find, Call&, int64_t>::value_type;
+    Add<ItemRequest, std::invoke_result_t<Shape, Call&, const Found&>>(
+        method, lane, [find, shape](Call& call, const ItemRequest& request) {
+          return Shown(call, std::invoke(find, call, int64_t{request.id()}), shape);
+        });
+  }
+  // Answers a method with the page that `find(call, request)` finds, of the collection at `path`;
+  // else as ShownPage.
+  template <class Shown, class Find, class Shape, class Embedded, class Resource>
+  void Collection(const std::string& method, const std::string& lane, const std::string& path,
+                  Find find, Shape shape, Resource* (Embedded::*add)()) {
+    Add<PageRequest, Shown>(method, lane,
+                            [path, find, shape, add](Call& call, const PageRequest& request) {
+                              return ShownPage<Shown>(call, path, request.size(),
+                                                      std::invoke(find, call, request), shape, add);
+                            });
   }
   // Paths that begin with `prefix` are served as if it were not there: "/api/fashion-order".
   void StripPrefix(std::string prefix) { prefixes_.push_back(std::move(prefix)); }
@@ -245,6 +283,18 @@ class Shop {
   const std::string& example() const { return example_; }
 
  private:
+  template <class Request, class Response, class Handler>
+  void Add(const std::string& method, const std::string& lane, Handler handler) {
+    const auto run = [handler](Call& call, const google::protobuf::Message& request,
+                               google::protobuf::Message* response) -> absl::Status {
+      absl::StatusOr<Response> answer = handler(call, static_cast<const Request&>(request));
+      if (!answer.ok()) return answer.status();
+      static_cast<Response&>(*response) = *std::move(answer);
+      return absl::OkStatus();
+    };
+    methods_.push_back({method, lane, run, Request::descriptor(), Response::descriptor()});
+  }
+
   std::string id_, service_, example_;
   std::vector<Method> methods_;
   std::vector<std::string> prefixes_;

@@ -135,6 +135,18 @@ TEST(Gateway, LetsThroughWhatARoleMayCallAndNothingElse) {
   EXPECT_THAT(*json, Not(HasSubstr("/gaekju.facade.myshop.v1.MyshopService/CreateOrder")));
 }
 
+TEST(Gateway, KnowsByWhichMethodsAPathIsAsked) {
+  const absl::StatusOr<std::string> json = GatewayBootstrap(Options());
+  ASSERT_TRUE(json.ok()) << json.status();
+  for (const char* line :
+       {R"({ \"^/orders$\", \"POST\" })", R"({ \"^/orders/[^/:]+$\", \"DELETE\" })",
+        R"({ \"^/v1/payments/[^/:]+/[^/:]+$\", \"GET\" })",
+        R"({ \"^/v1/payments/[^/:]+/[^/:]+%:pay$\", \"POST\" })"}) {
+    EXPECT_THAT(*json, HasSubstr(line));
+  }
+  EXPECT_THAT(*json, Not(HasSubstr("%:capture"))) << "nobody outside may ask for it";
+}
+
 TEST(Gateway, SaysWhatIsWrong) {
   GatewayOptions options = Options();
   options.listeners.push_back({.name = "nosuch", .ports = {8}});

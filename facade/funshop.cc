@@ -95,7 +95,8 @@ v1::Order ToOrder(const Call& call, const Order& order) {
   return shown;
 }
 
-v1::Payment ToPayment(const Call& call, int32_t number, const Payment& payment) {
+v1::Payment ToPayment(const Call& call, const Numbered<Payment>& numbered) {
+  const auto& [number, payment] = numbered;
   v1::Payment shown;
   shown.set_id(number);
   shown.set_order_id(number);
@@ -105,7 +106,8 @@ v1::Payment ToPayment(const Call& call, int32_t number, const Payment& payment) 
   return shown;
 }
 
-v1::Cart ToCart(const Call& call, int32_t number, const Cart& cart) {
+v1::Cart ToCart(const Call& call, const Numbered<Cart>& numbered) {
+  const auto& [number, cart] = numbered;
   v1::Cart shown;
   shown.set_id(number);
   shown.set_order_id(number);
@@ -114,12 +116,12 @@ v1::Cart ToCart(const Call& call, int32_t number, const Cart& cart) {
   return shown;
 }
 
-v1::Cancellation ToCancellation(const Call& call, int32_t number) {
+v1::Cancellation ToCancellation(const Call& call, const Numbered<Cart>& cart) {
   v1::Cancellation shown;
-  shown.set_id(number);
-  shown.set_order_id(number);
+  shown.set_id(cart.number);
+  shown.set_order_id(cart.number);
   shown.set_status(kCartCanceled);
-  *shown.mutable_links() = call.Links(absl::StrCat("/cancellations/", number));
+  *shown.mutable_links() = call.Links(absl::StrCat("/cancellations/", cart.number));
   return shown;
 }
 
@@ -163,110 +165,37 @@ absl::StatusOr<Order> PlaceOrder(Call& call, const v1::CreateOrderRequest& reque
   return call.PlaceOrder(std::move(wanted));
 }
 
-absl::StatusOr<v1::CreateOrderResponse> CreateOrder(Call& call,
-                                                    const v1::CreateOrderRequest& request) {
+absl::StatusOr<v1::Order> CreateOrder(Call& call, const v1::CreateOrderRequest& request) {
   const bool cancels = MeansCancel(request.status());
   if (cancels && request.id() <= 0) {
     return Error(absl::StatusCode::kInvalidArgument, "ORDER_MISSING",
                  "say which order is canceled: id is its number", "id");
   }
-  const absl::StatusOr<Order> order =
-      cancels ? call.CancelOrder(request.id()) : PlaceOrder(call, request);
-  if (!order.ok()) return order.status();
-  call.Created(absl::StrCat("/orders/", order->number()));
-  v1::CreateOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
+  return Created(call, cancels ? call.CancelOrder(request.id()) : PlaceOrder(call, request),
+                 ToOrder);
 }
 
-absl::StatusOr<v1::GetOrderResponse> GetOrder(Call& call, const v1::GetOrderRequest& request) {
-  const absl::StatusOr<Order> order = call.OrderByNumber(request.id());
-  if (!order.ok()) return order.status();
-  v1::GetOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::ListOrdersResponse> ListOrders(Call& call,
-                                                  const v1::ListOrdersRequest& request) {
-  std::string next;
-  const auto orders = call.Orders(request.size(), request.cursor(), &next);
-  if (!orders.ok()) return orders.status();
-  v1::ListOrdersResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& order : *orders) *shown->add_orders() = ToOrder(call, order);
-  *response.mutable_links() = call.PageLinks("/orders", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::DeleteOrderResponse> DeleteOrder(Call& call,
-                                                    const v1::DeleteOrderRequest& request) {
-  const absl::StatusOr<Order> order = call.CancelOrder(request.id());
-  if (!order.ok()) return order.status();
-  v1::DeleteOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::UpdateOrderResponse> UpdateOrder(Call& call,
-                                                    const v1::UpdateOrderRequest& request) {
+absl::StatusOr<v1::Order> UpdateOrder(Call& call, const StatusRequest& request) {
   if (!MeansCancel(request.status())) return UnknownStatus(request.status(), kCanceled);
-  const absl::StatusOr<Order> order = call.CancelOrder(request.id());
-  if (!order.ok()) return order.status();
-  v1::UpdateOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
+  return Shown(call, call.CancelOrder(request.id()), ToOrder);
 }
 
 // ---------------------------------------------------------------- payments
 
-absl::StatusOr<v1::CreatePaymentResponse> CreatePayment(Call& call,
-                                                        const v1::CreatePaymentRequest& request) {
+absl::StatusOr<v1::Payment> CreatePayment(Call& call, const v1::CreatePaymentRequest& request) {
   if (request.card_no().empty()) {
     return Error(absl::StatusCode::kInvalidArgument, "CARD_MISSING", "say how it is paid",
                  "cardNo");
   }
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(request.order_id());
-  if (!order_id.ok()) return order_id.status();
-  const absl::StatusOr<Payment> awaited = PaymentOf(call, *order_id);
-  if (!awaited.ok()) return awaited.status();
-  payment::v1::PayRequest pay;
-  pay.set_payment_id(awaited->payment_id());
-  pay.set_payment_method(request.card_no());
-  const auto paid = call.Ask<payment::v1::PayResponse>("payment", "Pay", pay);
-  if (!paid.ok()) return paid.status();
-  call.Created(absl::StrCat("/paymentLists/", request.order_id()));
-  v1::CreatePaymentResponse response;
-  *response.mutable_payment() = ToPayment(call, request.order_id(), paid->payment());
-  return response;
-}
-
-absl::StatusOr<v1::GetPaymentResponse> GetPayment(Call& call,
-                                                  const v1::GetPaymentRequest& request) {
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(request.id());
-  if (!order_id.ok()) return order_id.status();
-  const absl::StatusOr<Payment> payment = PaymentOf(call, *order_id);
+  absl::StatusOr<Numbered<Payment>> payment = OfOrder<Payment>(call, request.order_id());
   if (!payment.ok()) return payment.status();
-  v1::GetPaymentResponse response;
-  *response.mutable_payment() = ToPayment(call, request.id(), *payment);
-  return response;
-}
-
-absl::StatusOr<v1::ListPaymentsResponse> ListPayments(Call& call,
-                                                      const v1::ListPaymentsRequest& request) {
-  std::string next;
-  const auto refs = OrderRefs(call, request.size(), request.cursor(), &next);
-  if (!refs.ok()) return refs.status();
-  v1::ListPaymentsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const OrderRef& ref : *refs) {
-    const absl::StatusOr<Payment> payment = PaymentOf(call, ref.order_id);
-    if (absl::IsNotFound(payment.status())) continue;
-    if (!payment.ok()) return payment.status();
-    *shown->add_payment_lists() = ToPayment(call, ref.number, *payment);
-  }
-  *response.mutable_links() = call.PageLinks("/paymentLists", request.size(), next);
-  return response;
+  payment::v1::PayRequest pay;
+  pay.set_payment_id(payment->resource.payment_id());
+  pay.set_payment_method(request.card_no());
+  auto paid = call.Ask<payment::v1::PayResponse>("payment", "Pay", pay);
+  if (!paid.ok()) return paid.status();
+  payment->resource = std::move(*paid->mutable_payment());
+  return Created(call, payment, ToPayment);
 }
 
 // ---------------------------------------------------------------- carts and their cancellations
@@ -274,95 +203,22 @@ absl::StatusOr<v1::ListPaymentsResponse> ListPayments(Call& call,
 // Whether the cart was ever filled: a cancel that overtakes it leaves one that never was.
 bool WasFilled(const Cart& cart) { return cart.has_create_time(); }
 
-absl::StatusOr<Cart> FilledCartOf(Call& call, int32_t number) {
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(number);
-  if (!order_id.ok()) return order_id.status();
-  absl::StatusOr<Cart> cart = CartOf(call, *order_id);
-  if (cart.ok() && !WasFilled(*cart)) {
-    return Error(absl::StatusCode::kNotFound, "CART_UNKNOWN",
-                 absl::StrCat("order ", number, " has no cart"));
-  }
-  return cart;
+bool WasCancelled(const Cart& cart) { return cart.state() == Cart::STATE_CANCELLED; }
+
+absl::StatusOr<Numbered<Cart>> FilledCart(Call& call, int64_t number) {
+  return OfOrderIf<Cart>(call, number, WasFilled, "CART_UNKNOWN", "cart");
 }
 
-absl::StatusOr<v1::GetCartResponse> GetCart(Call& call, const v1::GetCartRequest& request) {
-  const absl::StatusOr<Cart> cart = FilledCartOf(call, request.id());
-  if (!cart.ok()) return cart.status();
-  v1::GetCartResponse response;
-  *response.mutable_cart() = ToCart(call, request.id(), *cart);
-  return response;
+absl::StatusOr<Page<Numbered<Cart>>> FilledCarts(Call& call, const PageRequest& request) {
+  return OfOrdersIf<Cart>(call, request, WasFilled);
 }
 
-absl::StatusOr<v1::ListCartsResponse> ListCarts(Call& call, const v1::ListCartsRequest& request) {
-  std::string next;
-  const auto refs = OrderRefs(call, request.size(), request.cursor(), &next);
-  if (!refs.ok()) return refs.status();
-  v1::ListCartsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const OrderRef& ref : *refs) {
-    const absl::StatusOr<Cart> cart = CartOf(call, ref.order_id);
-    if (absl::IsNotFound(cart.status())) continue;
-    if (!cart.ok()) return cart.status();
-    if (WasFilled(*cart)) *shown->add_carts() = ToCart(call, ref.number, *cart);
-  }
-  *response.mutable_links() = call.PageLinks("/carts", request.size(), next);
-  return response;
+absl::StatusOr<Numbered<Cart>> CancelledCart(Call& call, int64_t number) {
+  return OfOrderIf<Cart>(call, number, WasCancelled, "CANCELLATION_UNKNOWN", "cancelled cart");
 }
 
-absl::StatusOr<v1::GetCancellationResponse> GetCancellation(
-    Call& call, const v1::GetCancellationRequest& request) {
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(request.id());
-  if (!order_id.ok()) return order_id.status();
-  const absl::StatusOr<Cart> cart = CartOf(call, *order_id);
-  if (!cart.ok()) return cart.status();
-  if (cart->state() != Cart::STATE_CANCELLED) {
-    return Error(absl::StatusCode::kNotFound, "CANCELLATION_UNKNOWN",
-                 absl::StrCat("the cart of order ", request.id(), " is not cancelled"));
-  }
-  v1::GetCancellationResponse response;
-  *response.mutable_cancellation() = ToCancellation(call, request.id());
-  return response;
-}
-
-absl::StatusOr<v1::ListCancellationsResponse> ListCancellations(
-    Call& call, const v1::ListCancellationsRequest& request) {
-  std::string next;
-  const auto refs = OrderRefs(call, request.size(), request.cursor(), &next);
-  if (!refs.ok()) return refs.status();
-  v1::ListCancellationsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const OrderRef& ref : *refs) {
-    const absl::StatusOr<Cart> cart = CartOf(call, ref.order_id);
-    if (absl::IsNotFound(cart.status())) continue;
-    if (!cart.ok()) return cart.status();
-    if (cart->state() == Cart::STATE_CANCELLED) {
-      *shown->add_cancellations() = ToCancellation(call, ref.number);
-    }
-  }
-  *response.mutable_links() = call.PageLinks("/cancellations", request.size(), next);
-  return response;
-}
-
-// ---------------------------------------------------------------- pages
-
-absl::StatusOr<v1::GetMyPageResponse> GetMyPage(Call& call, const v1::GetMyPageRequest& request) {
-  const absl::StatusOr<view::v1::OrderView> view = call.ViewByNumber(request.id());
-  if (!view.ok()) return view.status();
-  v1::GetMyPageResponse response;
-  *response.mutable_my_page() = ToMyPage(call, *view);
-  return response;
-}
-
-absl::StatusOr<v1::ListMyPagesResponse> ListMyPages(Call& call,
-                                                    const v1::ListMyPagesRequest& request) {
-  std::string next;
-  const auto views = call.Views(request.size(), request.cursor(), &next);
-  if (!views.ok()) return views.status();
-  v1::ListMyPagesResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& view : *views) *shown->add_mypages() = ToMyPage(call, view);
-  *response.mutable_links() = call.PageLinks("/mypages", request.size(), next);
-  return response;
+absl::StatusOr<Page<Numbered<Cart>>> CancelledCarts(Call& call, const PageRequest& request) {
+  return OfOrdersIf<Cart>(call, request, WasCancelled);
 }
 
 }  // namespace
@@ -370,19 +226,25 @@ absl::StatusOr<v1::ListMyPagesResponse> ListMyPages(Call& call,
 Shop FunshopShop() {
   Shop shop("funshop", "gaekju.facade.funshop.v1.FunshopService");
   shop.On("CreateOrder", "payment", CreateOrder);
-  shop.On("GetOrder", "order", GetOrder);
-  shop.On("ListOrders", "order", ListOrders);
-  shop.On("DeleteOrder", "order", DeleteOrder);
+  shop.Item("GetOrder", "order", &Call::OrderByNumber, ToOrder);
+  shop.Collection<v1::Orders>("ListOrders", "order", "/orders", &Call::Orders, ToOrder,
+                              &v1::Orders::Embedded::add_orders);
+  shop.Item("DeleteOrder", "order", &Call::CancelOrder, ToOrder);
   shop.On("UpdateOrder", "order", UpdateOrder);
   shop.On("CreatePayment", "payment", CreatePayment);
-  shop.On("GetPayment", "payment", GetPayment);
-  shop.On("ListPayments", "payment", ListPayments);
-  shop.On("GetCart", "cart", GetCart);
-  shop.On("ListCarts", "cart", ListCarts);
-  shop.On("GetCancellation", "cart", GetCancellation);
-  shop.On("ListCancellations", "cart", ListCancellations);
-  shop.On("GetMyPage", "view", GetMyPage);
-  shop.On("ListMyPages", "view", ListMyPages);
+  shop.Item("GetPayment", "payment", OfOrder<Payment>, ToPayment);
+  shop.Collection<v1::PaymentLists>("ListPayments", "payment", "/paymentLists", OfOrders<Payment>,
+                                    ToPayment, &v1::PaymentLists::Embedded::add_payment_lists);
+  shop.Item("GetCart", "cart", FilledCart, ToCart);
+  shop.Collection<v1::Carts>("ListCarts", "cart", "/carts", FilledCarts, ToCart,
+                             &v1::Carts::Embedded::add_carts);
+  shop.Item("GetCancellation", "cart", CancelledCart, ToCancellation);
+  shop.Collection<v1::Cancellations>("ListCancellations", "cart", "/cancellations", CancelledCarts,
+                                     ToCancellation,
+                                     &v1::Cancellations::Embedded::add_cancellations);
+  shop.Item("GetMyPage", "view", &Call::ViewByNumber, ToMyPage);
+  shop.Collection<v1::MyPages>("ListMyPages", "view", "/mypages", &Call::Views, ToMyPage,
+                               &v1::MyPages::Embedded::add_mypages);
   shop.DocumentPorts({8080, 8081, 8082, 8083, 8084, 8088});
   shop.Example("http :8088/orders id=1 name=David cardNo=12345678999 status=ordered");
   return shop;

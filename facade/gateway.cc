@@ -29,6 +29,8 @@ using google::protobuf::MethodDescriptor;
 using google::protobuf::ServiceDescriptor;
 
 constexpr char kApi[] = "api";
+// The contexts' own default (runtime's --default_deadline).
+constexpr int kContextDeadlineMs = 5000;
 constexpr char kTryLater[] = "잠시 후 다시 시도해 주세요";
 
 const ServiceDescriptor* ServiceOfContext(const std::string& context) {
@@ -51,7 +53,19 @@ std::string Quote(absl::string_view text) {
 constexpr char kLua[] = R"lua(
 local prefixes = { $PREFIXES }
 local own = { "x-gaekju-host", "x-gaekju-path", "x-gaekju-prefix", "x-gaekju-status", "x-gaekju-error",
-              "x-gaekju-json", "x-gaekju-unwrap" }
+              "x-gaekju-json" }
+-- What a path may be asked by. The transcoder knows the methods and paths together, and would say 404.
+local paths = { $PATHS }
+
+local function allowed(path)
+  local methods, listed = {}, {}
+  for _, known in ipairs(paths) do
+    if path:match(known[1]) then methods[known[2]] = true end
+  end
+  for method in pairs(methods) do table.insert(listed, method) end
+  table.sort(listed)
+  return methods, listed
+end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
@@ -67,10 +81,16 @@ function envoy_on_request(handle)
   end
   local function plain(text) return (text:gsub("[^\33-\126]", "?")) end
   headers:replace("x-gaekju-host", plain(headers:get(":authority") or ""))
-  headers:replace("x-gaekju-path", plain(path:gsub("%?.*", "")))
+  path = path:gsub("%?.*", "")
+  headers:replace("x-gaekju-path", plain(path))
   local kind = headers:get("content-type") or ""
-  if kind:sub(1, 16) ~= "application/grpc" then
-    headers:replace("x-gaekju-json", "1")
+  if kind:sub(1, 16) == "application/grpc" then return end
+  headers:replace("x-gaekju-json", "1")
+  local method = headers:get(":method") or ""
+  local methods, listed = allowed(path)
+  if #listed > 0 and not methods[method] then
+    local list = table.concat(listed, ", ")
+    handle:respond({ [":status"] = "405", ["allow"] = list }, "this can be asked by " .. list)
   end
 end
 
@@ -91,7 +111,6 @@ function envoy_on_response(handle)
   local kind = headers:get("content-type") or ""
   local status = headers:get("x-gaekju-status")
   local err = headers:get("x-gaekju-error")
-  local unwrap = headers:get("x-gaekju-unwrap")
   for _, name in ipairs(own) do headers:remove(name) end
   if kind:sub(1, 16) == "application/grpc" then return end
   if status then
@@ -121,11 +140,6 @@ function envoy_on_response(handle)
     replace(handle, whole(handle, true), "")
   elseif kind == "application/json" and headers:get(":status"):sub(1, 1) == "2" then
     headers:replace("content-type", "$SUCCESS_TYPE")
-    if unwrap then  -- response_body: {"order":{…}} -> {…}
-      local body, text = whole(handle)
-      local inner = text:match('^{"[%w_]+":(.*)}%s*$')
-      if inner then replace(handle, body, inner) end
-    end
   end
 end
 )lua";
@@ -136,6 +150,7 @@ std::string LocalReplies() {
   for (const auto& [status, words] : std::map<int, std::string>{{400, "Bad Request"},
                                                                 {403, "Forbidden"},
                                                                 {404, "Not Found"},
+                                                                {405, "Method Not Allowed"},
                                                                 {408, "Request Timeout"},
                                                                 {413, "Content Too Large"},
                                                                 {415, "Unsupported Media Type"},
@@ -172,17 +187,64 @@ std::string Cors(const GatewayOptions& options) {
         "allowOriginStringMatch": [{"safeRegex": {"regex": $ORIGINS}}],
         "allowMethods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
         "allowHeaders": "authorization, content-type, idempotency-key, accept-language, traceparent, x-grpc-web, x-user-agent, grpc-timeout",
-        "exposeHeaders": "location, retry-after, grpc-status, grpc-message, grpc-status-details-bin",
+        "exposeHeaders": "allow, location, retry-after, grpc-status, grpc-message, grpc-status-details-bin",
         "allowCredentials": true, "maxAge": "600"}})json",
       {{"$ORIGINS", Quote(options.cors_origins)}});
 }
 
-std::string RouteOf(const MethodDescriptor& method, const std::string& cluster) {
+// A segment of a path template, or several, as a Lua pattern. A variable's value has no ':', which
+// begins a verb.
+std::string PatternOf(absl::string_view part) {
+  std::string out;
+  for (const char c : part) {
+    if (c == '*') {
+      out += "[^/:]+";
+    } else if (absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '/' || c == '_') {
+      out.push_back(c);
+    } else {
+      absl::StrAppend(&out, "%", std::string(1, c));
+    }
+  }
+  return out;
+}
+
+// The methods and paths of a rule, each as a line of the Lua filter: {"^/orders/[^/:]+$", "GET"}.
+void AddPaths(const google::api::HttpRule& rule, std::vector<std::string>* out) {
+  const std::vector<std::pair<const char*, std::string>> bindings = {{"GET", rule.get()},
+                                                                     {"POST", rule.post()},
+                                                                     {"PUT", rule.put()},
+                                                                     {"PATCH", rule.patch()},
+                                                                     {"DELETE", rule.delete_()}};
+  for (const auto& [method, path] : bindings) {
+    if (path.empty()) continue;
+    std::string pattern = "^";
+    absl::string_view rest = path;
+    while (!rest.empty()) {
+      const size_t open = rest.find('{');
+      absl::StrAppend(&pattern, PatternOf(rest.substr(0, open)));
+      if (open == absl::string_view::npos) break;
+      const size_t close = rest.find('}', open);
+      GK_CHECK(close != absl::string_view::npos) << path;
+      const absl::string_view variable = rest.substr(open + 1, close - open - 1);
+      const size_t equals = variable.find('=');
+      absl::StrAppend(
+          &pattern,
+          PatternOf(equals == absl::string_view::npos ? "*" : variable.substr(equals + 1)));
+      rest = rest.substr(close + 1);
+    }
+    out->push_back(absl::StrCat("{ ", Quote(absl::StrCat(pattern, "$")), ", \"", method, "\" }"));
+  }
+  for (const auto& binding : rule.additional_bindings()) AddPaths(binding, out);
+}
+
+std::string RouteOf(const MethodDescriptor& method, const std::string& cluster,
+                    int deadline_ms_default) {
   const auto& limits = method.options().GetExtension(gaekju::auth::v1::authorization);
   // A second more than the server gives itself, whose answer tells more than ours. Streams have no
   // end.
-  const int timeout_ms =
-      method.server_streaming() ? 0 : std::max(limits.default_deadline_ms(), 5000) + 1000;
+  const int timeout_ms = method.server_streaming()
+                             ? 0
+                             : std::max(limits.default_deadline_ms(), deadline_ms_default) + 1000;
   return absl::StrCat("{\"match\":{\"path\":",
                       Quote(absl::StrCat("/", std::string(method.service()->full_name()), "/",
                                          std::string(method.name()))),
@@ -220,7 +282,7 @@ absl::StatusOr<std::string> Cluster(const std::string& name, const std::string& 
 
 std::string Listener(const GatewayOptions& options, const GatewayListener& listener,
                      const std::vector<std::string>& services,
-                     const std::vector<std::string>& routes,
+                     const std::vector<std::string>& routes, const std::vector<std::string>& paths,
                      const std::vector<std::string>& prefixes, const std::string& success_type) {
   std::vector<std::string> more;
   for (size_t i = 1; i < listener.ports.size(); ++i)
@@ -230,6 +292,7 @@ std::string Listener(const GatewayOptions& options, const GatewayListener& liste
                                          [](std::string* out, const std::string& prefix) {
                                            absl::StrAppend(out, Quote(prefix));
                                          })},
+             {"$PATHS", absl::StrJoin(paths, ", ")},
              {"$SUCCESS_TYPE", success_type}});
   return absl::StrReplaceAll(
       R"json({
@@ -292,22 +355,6 @@ void AddFile(const FileDescriptor* file, std::set<const FileDescriptor*>* seen,
   google::protobuf::FileDescriptorProto& proto = *out->add_file();
   file->CopyTo(&proto);
   file->CopyJsonNameTo(&proto);  // "_links"; CopyTo leaves it out
-  // Envoy takes no configuration with a response_body that is no HttpBody; the Lua filter does it.
-  for (int i = 0; i < file->service_count(); ++i) {
-    for (int j = 0; j < file->service(i)->method_count(); ++j) {
-      auto& method = *proto.mutable_service(i)->mutable_method(j);
-      if (!method.options().HasExtension(google::api::http)) continue;
-      auto& rule = *method.mutable_options()->MutableExtension(google::api::http);
-      const auto* body =
-          file->service(i)->method(j)->output_type()->FindFieldByName(rule.response_body());
-      if (body != nullptr && body->message_type() != nullptr &&
-          body->message_type()->full_name() == "google.api.HttpBody") {
-        continue;
-      }
-      rule.clear_response_body();
-      for (auto& binding : *rule.mutable_additional_bindings()) binding.clear_response_body();
-    }
-  }
 }
 
 }  // namespace
@@ -333,7 +380,12 @@ absl::StatusOr<std::string> GatewayBootstrap(const GatewayOptions& options) {
   for (const GatewayListener& listener : options.listeners) {
     if (listener.ports.empty())
       return absl::InvalidArgumentError(absl::StrCat(listener.name, " has no port"));
-    std::vector<std::string> services, routes, prefixes;
+    std::vector<std::string> services, routes, paths, prefixes;
+    const auto let_through = [&](const MethodDescriptor& method, const std::string& cluster,
+                                 int deadline_ms_default) {
+      routes.push_back(RouteOf(method, cluster, deadline_ms_default));
+      AddPaths(method.options().GetExtension(google::api::http), &paths);
+    };
     std::string success_type = "application/json";
     if (listener.name == kApi) {
       for (const auto& [context, address] : options.peers) {
@@ -343,7 +395,7 @@ absl::StatusOr<std::string> GatewayBootstrap(const GatewayOptions& options) {
         for (int i = 0; i < service->method_count(); ++i) {
           const MethodDescriptor& method = *service->method(i);
           if (!method.options().GetExtension(gaekju::auth::v1::authorization).roles().empty())
-            routes.push_back(RouteOf(method, context));
+            let_through(method, context, kContextDeadlineMs);
         }
       }
     } else {
@@ -360,11 +412,12 @@ absl::StatusOr<std::string> GatewayBootstrap(const GatewayOptions& options) {
       GK_CHECK(service != nullptr) << shop->service();
       services.push_back(shop->service());
       for (int i = 0; i < service->method_count(); ++i)
-        routes.push_back(RouteOf(*service->method(i), "facade"));
+        let_through(*service->method(i), "facade", kDeadlineMs);
       prefixes = shop->prefixes();
       success_type = "application/hal+json;charset=UTF-8";
     }
-    listeners.push_back(Listener(options, listener, services, routes, prefixes, success_type));
+    listeners.push_back(
+        Listener(options, listener, services, routes, paths, prefixes, success_type));
   }
   std::map<std::string, std::string> upstreams = options.peers;
   upstreams["facade"] = options.facade;

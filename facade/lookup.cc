@@ -11,11 +11,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "gaekju/assignment/v1/assignment_service.pb.h"
 #include "gaekju/cart/v1/cart_service.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
+#include "gaekju/notification/v1/notification_service.pb.h"
 #include "gaekju/payment/v1/payment_service.pb.h"
 #include "google/protobuf/util/time_util.h"
 
@@ -26,7 +28,12 @@ using catalog::v1::Product;
 using type::v1::LineItem;
 using Lines = google::protobuf::RepeatedPtrField<LineItem>;
 
-constexpr int kCatalogPage = 1000;
+constexpr int kPageSizeMax = 1000;  // of every context's list
+// How many pages of orders are looked through for one that has anything of what is asked for.
+constexpr int kPagesTried = 10;
+// How long a page waits for order before view is asked instead.
+constexpr absl::Duration kOrderPatience = absl::Seconds(2);
+constexpr char kViewCursor[] = "view.";
 // How many numbers a registration tries that somebody else took in the meantime.
 constexpr int kNumbersTried = 20;
 
@@ -75,6 +82,9 @@ bool IsOfShop(const Call& call, const Product& product) {
   const int32_t number = call.ProductNumber(product.product_id());
   return number > 0 && call.ProductId(int64_t{number}) == product.product_id();
 }
+
+// What the ids of the shop's products begin with: "myshop-".
+std::string SeriesOf(const Call& call) { return absl::StrCat(call.shop(), "-"); }
 
 absl::StatusOr<Product> GetProduct(Call& call, const std::string& product_id,
                                    absl::Duration patience = absl::Seconds(12)) {
@@ -125,42 +135,102 @@ absl::StatusOr<Product> CreateProduct(Call& call, const NewProduct& product, int
   return std::move(*response->mutable_product());
 }
 
-// All products of the shop, by number. The catalog lists those of all shops; the prefix of their
-// ids tells whose they are.
-absl::StatusOr<std::vector<Product>> AllProducts(Call& call, absl::Duration patience) {
-  std::vector<Product> found;
-  catalog::v1::ListProductsRequest request;
-  request.set_page_size(kCatalogPage);
+// Where the contexts keep what belongs to an order.
+template <class Resource>
+struct Kept;
+
+template <class Request_, class Response_>
+struct KeptIn {
+  using Request = Request_;
+  using Response = Response_;
+};
+template <>
+struct Kept<payment::v1::Payment>
+    : KeptIn<payment::v1::ListPaymentsRequest, payment::v1::ListPaymentsResponse> {
+  static constexpr char kContext[] = "payment", kMethod[] = "ListPayments";
+  static auto& Rows(Response& response) { return *response.mutable_payments(); }
+};
+template <>
+struct Kept<delivery::v1::Delivery>
+    : KeptIn<delivery::v1::ListDeliveriesRequest, delivery::v1::ListDeliveriesResponse> {
+  static constexpr char kContext[] = "delivery", kMethod[] = "ListDeliveries";
+  static auto& Rows(Response& response) { return *response.mutable_deliveries(); }
+};
+template <>
+struct Kept<cart::v1::Cart> : KeptIn<cart::v1::ListCartsRequest, cart::v1::ListCartsResponse> {
+  static constexpr char kContext[] = "cart", kMethod[] = "ListCarts";
+  static auto& Rows(Response& response) { return *response.mutable_carts(); }
+};
+template <>
+struct Kept<assignment::v1::Assignment>
+    : KeptIn<assignment::v1::ListAssignmentsRequest, assignment::v1::ListAssignmentsResponse> {
+  static constexpr char kContext[] = "assignment", kMethod[] = "ListAssignments";
+  static auto& Rows(Response& response) { return *response.mutable_assignments(); }
+};
+
+// Everything that a request lists, page by page.
+template <class Response, class Request, class Use>
+absl::Status ForEachPage(Call& call, absl::string_view context, absl::string_view method,
+                         Request request, Use use, absl::Duration patience = absl::Seconds(12)) {
+  request.set_page_size(kPageSizeMax);
   do {
-    auto page =
-        call.Ask<catalog::v1::ListProductsResponse>("catalog", "ListProducts", request, patience);
+    absl::StatusOr<Response> page = call.Ask<Response>(context, method, request, patience);
     if (!page.ok()) return page.status();
-    for (Product& product : *page->mutable_products()) {
-      if (IsOfShop(call, product)) found.push_back(std::move(product));
-    }
+    use(*page);
     request.set_page_token(page->next_page_token());
   } while (!request.page_token().empty());
-  std::sort(found.begin(), found.end(), [&call](const Product& a, const Product& b) {
-    return call.ProductNumber(a.product_id()) < call.ProductNumber(b.product_id());
-  });
+  return absl::OkStatus();
+}
+
+// The newest wanted one of each of these orders.
+template <class Resource>
+absl::StatusOr<absl::flat_hash_map<std::string, Resource>> ByOrder(
+    Call& call, const std::vector<std::string>& order_ids, Wanted<Resource> wanted) {
+  using Source = Kept<Resource>;
+  absl::flat_hash_map<std::string, Resource> found;
+  if (order_ids.empty()) return found;  // none would list all
+  typename Source::Request request;
+  for (const std::string& order_id : order_ids) request.add_order_ids(order_id);
+  const absl::Status status = ForEachPage<typename Source::Response>(
+      call, Source::kContext, Source::kMethod, std::move(request), [&](auto& page) {
+        for (Resource& row : Source::Rows(page)) {
+          if (wanted(row)) found.try_emplace(row.order_id(), std::move(row));
+        }
+      });
+  if (!status.ok()) return status;
   return found;
 }
 
-// The first of what a context lists of an order.
-template <class Request, class Response, class Resource>
-absl::StatusOr<Resource> FirstOf(
-    Call& call, absl::string_view context, absl::string_view method, const std::string& order_id,
-    const google::protobuf::RepeatedPtrField<Resource>& (Response::*list)() const,
-    absl::string_view reason) {
-  Request request;
-  request.set_order_id(order_id);
-  absl::StatusOr<Response> response = call.Ask<Response>(context, method, request);
-  if (!response.ok()) return response.status();
-  if (((*response).*list)().empty()) {
-    return Error(absl::StatusCode::kNotFound, reason,
-                 absl::StrCat(context, " has nothing of this order (yet)"));
+// A page of the shop's orders, newest first: as order has them, or as view has while order does not
+// answer. The cursor tells of which of them it is: neither knows the other's.
+absl::StatusOr<Page<Numbered<std::string>>> OrderRefs(Call& call, const PageRequest& request) {
+  Page<Numbered<std::string>> refs;
+  const auto take = [&](const auto& page) {
+    for (const auto& row : page.rows) refs.rows.push_back({Narrow(row.number()), row.order_id()});
+    refs.next = page.next;
+  };
+  PageRequest of_view = request;
+  absl::string_view cursor = request.cursor();
+  if (!absl::ConsumePrefix(&cursor, kViewCursor)) {
+    const auto orders = call.OrdersWithin(request, kOrderPatience);
+    if (orders.ok()) {
+      take(*orders);
+      return refs;
+    }
+    if (!IsUnreachable(orders.status()) || !cursor.empty()) return orders.status();
   }
-  return ((*response).*list)().Get(0);
+  of_view.set_cursor(std::string(cursor));
+  const auto views = call.Views(of_view);
+  if (!views.ok()) return views.status();
+  take(*views);
+  if (!refs.next.empty()) refs.next = absl::StrCat(kViewCursor, refs.next);
+  return refs;
+}
+
+absl::StatusOr<notification::v1::ListNoticesResponse> AskForNotices(
+    Call& call, notification::v1::ListNoticesRequest request) {
+  request.set_storefront(call.storefront());
+  return call.Ask<notification::v1::ListNoticesResponse>("notification", "ListNotices", request);
 }
 
 }  // namespace
@@ -205,27 +275,32 @@ absl::StatusOr<Product> SetStock(Call& call, int32_t number, int32_t count) {
   return std::move(*response->mutable_product());
 }
 
-absl::StatusOr<std::vector<Product>> ProductsOfShop(Call& call, int32_t size,
-                                                    const std::string& cursor,
-                                                    std::string* next_cursor) {
-  int32_t after = 0;
-  if (!cursor.empty() && !absl::SimpleAtoi(cursor, &after)) {
-    return Error(absl::StatusCode::kInvalidArgument, "CURSOR_INVALID",
-                 "take the cursor from the page before", "cursor");
-  }
-  absl::StatusOr<std::vector<Product>> all = AllProducts(call, absl::Seconds(12));
-  if (!all.ok()) return all.status();
-  const size_t page_size = PageSize(size);
-  std::vector<Product> page;
-  for (Product& product : *all) {
-    if (call.ProductNumber(product.product_id()) <= after) continue;
-    if (page.size() == page_size) {
-      *next_cursor = absl::StrCat(call.ProductNumber(page.back().product_id()));
-      break;
-    }
-    page.push_back(std::move(product));
+absl::StatusOr<Page<Product>> ProductsOfShop(Call& call, const PageRequest& request) {
+  catalog::v1::ListProductsRequest list;
+  list.set_series(SeriesOf(call));
+  list.set_page_size(PageSize(request.size()));
+  list.set_page_token(request.cursor());
+  auto listed = call.Ask<catalog::v1::ListProductsResponse>("catalog", "ListProducts", list);
+  if (!listed.ok()) return listed.status();
+  Page<Product> page{.rows = {}, .next = listed->next_page_token()};
+  for (Product& product : *listed->mutable_products()) {
+    if (IsOfShop(call, product)) page.rows.push_back(std::move(product));
   }
   return page;
+}
+
+absl::StatusOr<std::vector<Product>> ProductsOf(Call& call,
+                                                const std::vector<std::string>& product_ids) {
+  std::vector<Product> products;
+  if (product_ids.empty()) return products;  // none would list all
+  catalog::v1::ListProductsRequest list;
+  for (const std::string& product_id : product_ids) list.add_product_ids(product_id);
+  const absl::Status status = ForEachPage<catalog::v1::ListProductsResponse>(
+      call, "catalog", "ListProducts", std::move(list), [&](auto& page) {
+        for (Product& product : *page.mutable_products()) products.push_back(std::move(product));
+      });
+  if (!status.ok()) return status;
+  return products;
 }
 
 absl::StatusOr<Product> LastSeenProduct(Call& call, const std::string& product_id) {
@@ -240,54 +315,120 @@ absl::StatusOr<Product> LastSeenProduct(Call& call, const std::string& product_i
 
 absl::StatusOr<std::string> ProductIdByName(Call& call, const std::string& name) {
   if (std::string known = Seen().IdByName(call.shop(), name); !known.empty()) return known;
-  const absl::StatusOr<std::vector<Product>> all = AllProducts(call, kLookPatience);
-  if (!all.ok()) return all.status();
-  for (const Product& product : *all) Seen().Put(call.shop(), product);
-  for (const Product& product : *all) {
-    if (product.display_name() == name) return product.product_id();
-  }
+  catalog::v1::ListProductsRequest list;
+  list.set_series(SeriesOf(call));
+  const absl::Status status = ForEachPage<catalog::v1::ListProductsResponse>(
+      call, "catalog", "ListProducts", std::move(list),
+      [&call](const auto& page) {
+        for (const Product& product : page.products()) {
+          if (IsOfShop(call, product)) Seen().Put(call.shop(), product);
+        }
+      },
+      kLookPatience);
+  if (!status.ok()) return status;
+  if (std::string known = Seen().IdByName(call.shop(), name); !known.empty()) return known;
   return Error(absl::StatusCode::kNotFound, "PRODUCT_UNKNOWN",
                absl::StrCat("there is no product called \"", name, "\""), "prodNm");
 }
 
 // ---------------------------------------------------------------- what belongs to an order
 
-absl::StatusOr<payment::v1::Payment> PaymentOf(Call& call, const std::string& order_id) {
-  return FirstOf<payment::v1::ListPaymentsRequest>(call, "payment", "ListPayments", order_id,
-                                                   &payment::v1::ListPaymentsResponse::payments,
-                                                   "PAYMENT_UNKNOWN");
-}
-
-absl::StatusOr<delivery::v1::Delivery> DeliveryOf(Call& call, const std::string& order_id) {
-  return FirstOf<delivery::v1::ListDeliveriesRequest>(
-      call, "delivery", "ListDeliveries", order_id,
-      &delivery::v1::ListDeliveriesResponse::deliveries, "DELIVERY_UNKNOWN");
-}
-
-absl::StatusOr<cart::v1::Cart> CartOf(Call& call, const std::string& order_id) {
-  return FirstOf<cart::v1::ListCartsRequest>(call, "cart", "ListCarts", order_id,
-                                             &cart::v1::ListCartsResponse::carts, "CART_UNKNOWN");
-}
-
-absl::StatusOr<assignment::v1::Assignment> AssignmentOf(Call& call, const std::string& order_id) {
-  return FirstOf<assignment::v1::ListAssignmentsRequest>(
-      call, "assignment", "ListAssignments", order_id,
-      &assignment::v1::ListAssignmentsResponse::assignments, "ASSIGNMENT_UNKNOWN");
-}
-
-absl::StatusOr<std::vector<OrderRef>> OrderRefs(Call& call, int32_t size, const std::string& cursor,
-                                                std::string* next_cursor) {
-  std::vector<OrderRef> refs;
-  const auto orders = call.Orders(size, cursor, next_cursor);
-  if (orders.ok()) {
-    for (const auto& order : *orders) refs.push_back({order.order_id(), Narrow(order.number())});
-    return refs;
+template <class Resource>
+absl::StatusOr<Numbered<Resource>> OfOrderIf(Call& call, int64_t number, Wanted<Resource> wanted,
+                                             absl::string_view reason, absl::string_view what) {
+  const absl::StatusOr<std::string> order_id = call.OrderIdOf(number);
+  if (!order_id.ok()) return order_id.status();
+  auto found = ByOrder<Resource>(call, {*order_id}, wanted);
+  if (!found.ok()) return found.status();
+  const auto it = found->find(*order_id);
+  if (it == found->end()) {
+    return Error(absl::StatusCode::kNotFound, reason,
+                 absl::StrCat("order ", number, " has no ", what));
   }
-  if (!IsUnreachable(orders.status())) return orders.status();
-  const auto views = call.Views(size, cursor, next_cursor);
-  if (!views.ok()) return views.status();
-  for (const auto& view : *views) refs.push_back({view.order_id(), Narrow(view.number())});
-  return refs;
+  return Numbered<Resource>{Narrow(number), std::move(it->second)};
+}
+
+template <class Resource>
+absl::StatusOr<Numbered<Resource>> OfOrder(Call& call, int64_t number) {
+  const std::string context = Kept<Resource>::kContext;
+  return OfOrderIf<Resource>(
+      call, number, [](const Resource&) { return true; },
+      absl::StrCat(absl::AsciiStrToUpper(context), "_UNKNOWN"), context);
+}
+
+template <class Resource>
+absl::StatusOr<Page<Numbered<Resource>>> OfOrdersIf(Call& call, const PageRequest& request,
+                                                    Wanted<Resource> wanted) {
+  Page<Numbered<Resource>> page;
+  PageRequest part = request;
+  int tried = 0;
+  do {
+    const auto refs = OrderRefs(call, part);
+    if (!refs.ok()) return refs.status();
+    std::vector<std::string> order_ids;
+    for (const auto& ref : refs->rows) order_ids.push_back(ref.resource);
+    auto found = ByOrder<Resource>(call, order_ids, wanted);
+    if (!found.ok()) return found.status();
+    for (const auto& ref : refs->rows) {
+      const auto it = found->find(ref.resource);
+      if (it != found->end()) page.rows.push_back({ref.number, std::move(it->second)});
+    }
+    page.next = refs->next;
+    part.set_cursor(refs->next);
+  } while (page.rows.empty() && !page.next.empty() && ++tried < kPagesTried);
+  return page;
+}
+
+// For each kind of what belongs to an order.
+#define GK_OF_ORDER(Resource)                                                                  \
+  template absl::StatusOr<Numbered<Resource>> OfOrderIf(Call&, int64_t, Wanted<Resource>,      \
+                                                        absl::string_view, absl::string_view); \
+  template absl::StatusOr<Numbered<Resource>> OfOrder(Call&, int64_t);                         \
+  template absl::StatusOr<Page<Numbered<Resource>>> OfOrdersIf(Call&, const PageRequest&,      \
+                                                               Wanted<Resource>);
+GK_OF_ORDER(payment::v1::Payment)
+GK_OF_ORDER(delivery::v1::Delivery)
+GK_OF_ORDER(cart::v1::Cart)
+GK_OF_ORDER(assignment::v1::Assignment)
+#undef GK_OF_ORDER
+
+// ---------------------------------------------------------------- notices
+
+absl::StatusOr<NumberedNotice> NoticeByNumber(Call& call, int64_t number) {
+  const absl::Status unknown = Error(absl::StatusCode::kNotFound, "NOTICE_UNKNOWN",
+                                     absl::StrCat("there is no notice ", number));
+  if (number <= 0) return unknown;  // 0 would list all
+  notification::v1::ListNoticesRequest request;
+  request.set_number(number);
+  auto found = AskForNotices(call, std::move(request));
+  if (!found.ok()) return found.status();
+  if (found->notices().empty()) return unknown;
+  NumberedNotice notice{0, std::move(*found->mutable_notices(0))};
+  notice.number = Narrow(call.NumberOf(notice.resource.order_id()));
+  return notice;
+}
+
+absl::StatusOr<Page<NumberedNotice>> NoticesOf(Call& call, const PageRequest& request,
+                                               const std::string& order_id) {
+  notification::v1::ListNoticesRequest list;
+  list.set_page_size(PageSize(request.size()));
+  list.set_page_token(request.cursor());
+  list.set_order_id(order_id);
+  auto found = AskForNotices(call, std::move(list));
+  if (!found.ok()) return found.status();
+  std::vector<std::string> order_ids;
+  for (const auto& notice : found->notices()) order_ids.push_back(notice.order_id());
+  const auto numbers = call.NumbersOf(order_ids);
+  Page<NumberedNotice> page{.rows = {}, .next = found->next_page_token()};
+  for (auto& notice : *found->mutable_notices()) {
+    const auto it = numbers.find(notice.order_id());
+    page.rows.push_back({it == numbers.end() ? 0 : Narrow(it->second), std::move(notice)});
+  }
+  return page;
+}
+
+absl::StatusOr<Page<NumberedNotice>> Notices(Call& call, const PageRequest& request) {
+  return NoticesOf(call, request, "");
 }
 
 // ---------------------------------------------------------------- shapes

@@ -1,10 +1,12 @@
-// lookup.h: what several adapters look up in the contexts: a shop's products by number or name, and
-// what belongs to an order.
+// lookup.h: what several adapters look up in the contexts: a shop's products by number or name,
+// what belongs to an order, and notices.
 //
-//   auto order_id = call.OrderIdOf(request.id());
-//   auto payment = PaymentOf(call, *order_id);          // NOT_FOUND -> 404
+//   shop.Item("GetPayment", "payment", OfOrder<payment::v1::Payment>, ToPayment);
+//   shop.Collection<v1::Payments>("ListPayments", "payment", "/payments",
+//                                 OfOrders<payment::v1::Payment>, ToPayment, …);
 //   auto product = RegisterProduct(call, {.name = "밀키트", .price = 10'000, .count = 100});
 //
+// A page costs its contexts a question each, however many rows it has.
 // Thread-safe.
 #ifndef GAEKJU_FACADE_LOOKUP_H_
 #define GAEKJU_FACADE_LOOKUP_H_
@@ -21,6 +23,7 @@
 #include "gaekju/cart/v1/cart.pb.h"
 #include "gaekju/catalog/v1/catalog.pb.h"
 #include "gaekju/delivery/v1/delivery.pb.h"
+#include "gaekju/notification/v1/notification.pb.h"
 #include "gaekju/payment/v1/payment.pb.h"
 #include "gaekju/type/v1/type.pb.h"
 #include "google/protobuf/timestamp.pb.h"
@@ -41,9 +44,10 @@ absl::StatusOr<catalog::v1::Product> ProductByNumber(Call& call, int32_t number)
 // Makes `count` the number of those that are left. Errors: NOT_FOUND, INVALID_ARGUMENT.
 absl::StatusOr<catalog::v1::Product> SetStock(Call& call, int32_t number, int32_t count);
 // A page of the shop's products, by number.
-absl::StatusOr<std::vector<catalog::v1::Product>> ProductsOfShop(Call& call, int32_t size,
-                                                                 const std::string& cursor,
-                                                                 std::string* next_cursor);
+absl::StatusOr<Page<catalog::v1::Product>> ProductsOfShop(Call& call, const PageRequest& request);
+// These products, at most 1,000, of those that there are.
+absl::StatusOr<std::vector<catalog::v1::Product>> ProductsOf(
+    Call& call, const std::vector<std::string>& product_ids);
 // A product as catalog has it; or as it was last seen, while catalog cannot be reached within a
 // second. Errors: NOT_FOUND; UNAVAILABLE when catalog is down and it was never seen.
 absl::StatusOr<catalog::v1::Product> LastSeenProduct(Call& call, const std::string& product_id);
@@ -52,21 +56,43 @@ absl::StatusOr<catalog::v1::Product> LastSeenProduct(Call& call, const std::stri
 // and catalog cannot be reached.
 absl::StatusOr<std::string> ProductIdByName(Call& call, const std::string& name);
 
-// --- what belongs to an order. Errors: NOT_FOUND.
-absl::StatusOr<payment::v1::Payment> PaymentOf(Call& call, const std::string& order_id);
-absl::StatusOr<delivery::v1::Delivery> DeliveryOf(Call& call, const std::string& order_id);
-absl::StatusOr<cart::v1::Cart> CartOf(Call& call, const std::string& order_id);
-// Of all states.
-absl::StatusOr<assignment::v1::Assignment> AssignmentOf(Call& call, const std::string& order_id);
-
-struct OrderRef {
-  std::string order_id;
+// --- what belongs to an order: its Payment, Delivery, Cart or Assignment, called by the order's
+// number
+template <class Resource>
+struct Numbered {
   int32_t number = 0;
+  Resource resource;
 };
-// A page of the shop's orders, newest first: as order has them, or as view has while order cannot
-// be reached.
-absl::StatusOr<std::vector<OrderRef>> OrderRefs(Call& call, int32_t size, const std::string& cursor,
-                                                std::string* next_cursor);
+// Which of them a shop shows. A cancel that overtakes what it undoes leaves some that never were.
+template <class Resource>
+using Wanted = bool (*)(const Resource&);
+
+// The newest wanted one of that order. Errors: NOT_FOUND `reason`, "order 7 has no <what>";
+// NOT_FOUND ORDER_UNKNOWN.
+template <class Resource>
+absl::StatusOr<Numbered<Resource>> OfOrderIf(Call& call, int64_t number, Wanted<Resource> wanted,
+                                             absl::string_view reason, absl::string_view what);
+// As above, of any state. Errors: NOT_FOUND PAYMENT_UNKNOWN, DELIVERY_UNKNOWN …
+template <class Resource>
+absl::StatusOr<Numbered<Resource>> OfOrder(Call& call, int64_t number);
+// Those of a page of orders, newest order first, as order has them, or view while order does not
+// answer. With none on it only where ten pages in a row have none, or the last.
+template <class Resource>
+absl::StatusOr<Page<Numbered<Resource>>> OfOrdersIf(Call& call, const PageRequest& request,
+                                                    Wanted<Resource> wanted);
+template <class Resource>
+absl::StatusOr<Page<Numbered<Resource>>> OfOrders(Call& call, const PageRequest& request) {
+  return OfOrdersIf<Resource>(call, request, [](const Resource&) { return true; });
+}
+
+// --- notices; the number is their order's, 0 when they are about none
+using NumberedNotice = Numbered<notification::v1::Notice>;
+// The shop's notice of that number. Errors: NOT_FOUND NOTICE_UNKNOWN.
+absl::StatusOr<NumberedNotice> NoticeByNumber(Call& call, int64_t number);
+// A page of the shop's notices, newest first; of that order where one is given.
+absl::StatusOr<Page<NumberedNotice>> NoticesOf(Call& call, const PageRequest& request,
+                                               const std::string& order_id);
+absl::StatusOr<Page<NumberedNotice>> Notices(Call& call, const PageRequest& request);
 
 // --- shapes
 // The number, or the nearest that fits.

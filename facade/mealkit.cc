@@ -93,7 +93,8 @@ v1::Product ToProduct(const Call& call, const catalog::v1::Product& product) {
   return shown;
 }
 
-v1::Payment ToPayment(const Call& call, int32_t number, const payment::v1::Payment& payment) {
+v1::Payment ToPayment(const Call& call, const Numbered<PaymentState>& numbered) {
+  const auto& [number, payment] = numbered;
   v1::Payment shown;
   shown.set_id(number);
   shown.set_order_id(number);
@@ -105,7 +106,8 @@ v1::Payment ToPayment(const Call& call, int32_t number, const payment::v1::Payme
   return shown;
 }
 
-v1::Delivery ToDelivery(const Call& call, int32_t number, const delivery::v1::Delivery& delivery) {
+v1::Delivery ToDelivery(const Call& call, const Numbered<DeliveryState>& numbered) {
+  const auto& [number, delivery] = numbered;
   v1::Delivery shown;
   shown.set_id(number);
   shown.set_order_id(number);
@@ -118,10 +120,11 @@ v1::Delivery ToDelivery(const Call& call, int32_t number, const delivery::v1::De
   return shown;
 }
 
-v1::Notification ToNotification(Call& call, const notification::v1::Notice& notice) {
+v1::Notification ToNotification(const Call& call, const NumberedNotice& numbered) {
+  const auto& [number, notice] = numbered;
   v1::Notification shown;
   shown.set_id(Narrow(notice.number()));
-  if (!notice.order_id().empty()) shown.set_order_id(Narrow(call.NumberOf(notice.order_id())));
+  shown.set_order_id(number);
   shown.set_receiver(notice.recipient() == notification::v1::RECIPIENT_SELLER ? "seller" : "buyer");
   shown.set_code(notice.code());
   shown.set_message(notice.text().ko());
@@ -177,8 +180,7 @@ absl::StatusOr<std::string> OrderedProduct(Call& call, const v1::CreateOrderRequ
   return product_id;
 }
 
-absl::StatusOr<v1::CreateOrderResponse> CreateOrder(Call& call,
-                                                    const v1::CreateOrderRequest& request) {
+absl::StatusOr<v1::Order> CreateOrder(Call& call, const v1::CreateOrderRequest& request) {
   const int32_t quantity = request.has_qty() ? request.qty() : 1;
   if (quantity < 1 || quantity > 1'000'000) {
     return Error(absl::StatusCode::kInvalidArgument, "QUANTITY_INVALID", "qty is 1 to 1,000,000",
@@ -209,281 +211,87 @@ absl::StatusOr<v1::CreateOrderResponse> CreateOrder(Call& call,
   wanted.mutable_expected_total()->set_currency_code("KRW");
   wanted.mutable_expected_total()->set_minor_units(price * quantity);
 
-  const absl::StatusOr<order::v1::Order> order = call.PlaceOrder(std::move(wanted));
-  if (!order.ok()) return order.status();
-  call.Created(absl::StrCat("/orders/", order->number()));
-  v1::CreateOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
+  return Created(call, call.PlaceOrder(std::move(wanted)), ToOrder);
 }
 
-absl::StatusOr<v1::GetOrderResponse> GetOrder(Call& call, const v1::GetOrderRequest& request) {
-  const absl::StatusOr<order::v1::Order> order = call.OrderByNumber(request.id());
-  if (!order.ok()) return order.status();
-  v1::GetOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::ListOrdersResponse> ListOrders(Call& call,
-                                                  const v1::ListOrdersRequest& request) {
-  std::string next;
-  const auto orders = call.Orders(request.size(), request.cursor(), &next);
-  if (!orders.ok()) return orders.status();
-  v1::ListOrdersResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& order : *orders) *shown->add_orders() = ToOrder(call, order);
-  *response.mutable_links() = call.PageLinks("/orders", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::DeleteOrderResponse> DeleteOrder(Call& call,
-                                                    const v1::DeleteOrderRequest& request) {
-  const absl::StatusOr<order::v1::Order> order = call.CancelOrder(request.id());
-  if (!order.ok()) return order.status();
-  v1::DeleteOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::UpdateOrderResponse> UpdateOrder(Call& call,
-                                                    const v1::UpdateOrderRequest& request) {
+absl::StatusOr<v1::Order> UpdateOrder(Call& call, const StatusRequest& request) {
   if (!IsWord(request.status(), {"주문취소", "취소", "배송취소", "cancelled", "canceled",
                                  "order cancelled", "order canceled", "ORDER_CANCELLED"})) {
     return UnknownStatus(request.status(), "주문취소");
   }
-  const absl::StatusOr<order::v1::Order> order = call.CancelOrder(request.id());
-  if (!order.ok()) return order.status();
-  v1::UpdateOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
+  return Shown(call, call.CancelOrder(request.id()), ToOrder);
 }
 
 // ---------------------------------------------------------------- products
 
-absl::StatusOr<v1::CreateProductResponse> CreateProduct(Call& call,
-                                                        const v1::CreateProductRequest& request) {
+absl::StatusOr<v1::Product> CreateProduct(Call& call, const v1::CreateProductRequest& request) {
   if (request.prod_nm().empty()) {
     return Error(absl::StatusCode::kInvalidArgument, "NAME_MISSING", "a product has a name",
                  "prodNm");
   }
-  const auto product =
+  return Created(
+      call,
       RegisterProduct(call, {.name = request.prod_nm(),
                              .price = request.has_price() ? request.price() : kPriceDefault,
-                             .count = request.qty()});
-  if (!product.ok()) return product.status();
-  v1::CreateProductResponse response;
-  *response.mutable_product() = ToProduct(call, *product);
-  call.Created(absl::StrCat("/products/", response.product().id()));
-  return response;
+                             .count = request.qty()}),
+      ToProduct);
 }
 
-absl::StatusOr<v1::GetProductResponse> GetProduct(Call& call,
-                                                  const v1::GetProductRequest& request) {
-  const auto product = ProductByNumber(call, request.id());
-  if (!product.ok()) return product.status();
-  v1::GetProductResponse response;
-  *response.mutable_product() = ToProduct(call, *product);
-  return response;
-}
-
-absl::StatusOr<v1::ListProductsResponse> ListProducts(Call& call,
-                                                      const v1::ListProductsRequest& request) {
-  std::string next;
-  const auto products = ProductsOfShop(call, request.size(), request.cursor(), &next);
-  if (!products.ok()) return products.status();
-  v1::ListProductsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& product : *products) *shown->add_products() = ToProduct(call, product);
-  *response.mutable_links() = call.PageLinks("/products", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::UpdateProductResponse> UpdateProduct(Call& call,
-                                                        const v1::UpdateProductRequest& request) {
+absl::StatusOr<v1::Product> UpdateProduct(Call& call, const v1::UpdateProductRequest& request) {
   if (!request.has_qty()) {
     return Error(absl::StatusCode::kInvalidArgument, "QUANTITY_MISSING",
                  "say how many are left: only that can be changed", "qty");
   }
-  const auto product = SetStock(call, request.id(), request.qty());
-  if (!product.ok()) return product.status();
-  v1::UpdateProductResponse response;
-  *response.mutable_product() = ToProduct(call, *product);
-  return response;
+  return Shown(call, SetStock(call, request.id(), request.qty()), ToProduct);
 }
 
-// ---------------------------------------------------------------- payments, deliveries
+// ---------------------------------------------------------------- deliveries, notices
 
-absl::StatusOr<v1::GetPaymentResponse> GetPayment(Call& call,
-                                                  const v1::GetPaymentRequest& request) {
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(request.id());
-  if (!order_id.ok()) return order_id.status();
-  const auto payment = PaymentOf(call, *order_id);
-  if (!payment.ok()) return payment.status();
-  v1::GetPaymentResponse response;
-  *response.mutable_payment() = ToPayment(call, request.id(), *payment);
-  return response;
-}
-
-absl::StatusOr<v1::ListPaymentsResponse> ListPayments(Call& call,
-                                                      const v1::ListPaymentsRequest& request) {
-  std::string next;
-  const auto refs = OrderRefs(call, request.size(), request.cursor(), &next);
-  if (!refs.ok()) return refs.status();
-  v1::ListPaymentsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const OrderRef& ref : *refs) {
-    const auto payment = PaymentOf(call, ref.order_id);
-    if (absl::IsNotFound(payment.status())) continue;
-    if (!payment.ok()) return payment.status();
-    *shown->add_payments() = ToPayment(call, ref.number, *payment);
-  }
-  *response.mutable_links() = call.PageLinks("/payments", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::GetDeliveryResponse> GetDelivery(Call& call,
-                                                    const v1::GetDeliveryRequest& request) {
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(request.id());
-  if (!order_id.ok()) return order_id.status();
-  const auto delivery = DeliveryOf(call, *order_id);
-  if (!delivery.ok()) return delivery.status();
-  v1::GetDeliveryResponse response;
-  *response.mutable_delivery() = ToDelivery(call, request.id(), *delivery);
-  return response;
-}
-
-absl::StatusOr<v1::ListDeliveriesResponse> ListDeliveries(
-    Call& call, const v1::ListDeliveriesRequest& request) {
-  std::string next;
-  const auto refs = OrderRefs(call, request.size(), request.cursor(), &next);
-  if (!refs.ok()) return refs.status();
-  v1::ListDeliveriesResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const OrderRef& ref : *refs) {
-    const auto delivery = DeliveryOf(call, ref.order_id);
-    if (absl::IsNotFound(delivery.status())) continue;
-    if (!delivery.ok()) return delivery.status();
-    *shown->add_deliveries() = ToDelivery(call, ref.number, *delivery);
-  }
-  *response.mutable_links() = call.PageLinks("/deliveries", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::UpdateDeliveryResponse> UpdateDelivery(
-    Call& call, const v1::UpdateDeliveryRequest& request) {
+absl::StatusOr<v1::Delivery> UpdateDelivery(Call& call, const StatusRequest& request) {
   if (!IsWord(request.status(),
               {"배송완료", "delivery completed", "completed", "DELIVERY_COMPLETED", "RECEIVED"})) {
     return UnknownStatus(request.status(), "배송완료");
   }
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(request.id());
-  if (!order_id.ok()) return order_id.status();
-  const auto delivery = DeliveryOf(call, *order_id);
+  auto delivery = OfOrder<DeliveryState>(call, request.id());
   if (!delivery.ok()) return delivery.status();
   delivery::v1::ConfirmReceiptRequest receipt;
-  receipt.set_delivery_id(delivery->delivery_id());
-  const auto confirmed =
+  receipt.set_delivery_id(delivery->resource.delivery_id());
+  auto confirmed =
       call.Ask<delivery::v1::ConfirmReceiptResponse>("delivery", "ConfirmReceipt", receipt);
   if (!confirmed.ok()) return confirmed.status();
-  v1::UpdateDeliveryResponse response;
-  *response.mutable_delivery() = ToDelivery(call, request.id(), confirmed->delivery());
-  return response;
+  delivery->resource = std::move(*confirmed->mutable_delivery());
+  return Shown(call, delivery, ToDelivery);
 }
 
-// ---------------------------------------------------------------- notices
-
-absl::StatusOr<v1::GetNotificationResponse> GetNotification(
-    Call& call, const v1::GetNotificationRequest& request) {
-  notification::v1::ListNoticesRequest wanted;
-  wanted.set_storefront(call.storefront());
-  wanted.set_number(request.id());
-  const auto found =
-      call.Ask<notification::v1::ListNoticesResponse>("notification", "ListNotices", wanted);
-  if (!found.ok()) return found.status();
-  if (request.id() <= 0 || found->notices().empty()) {
-    return Error(absl::StatusCode::kNotFound, "NOTICE_UNKNOWN",
-                 absl::StrCat("there is no notice ", request.id()));
-  }
-  v1::GetNotificationResponse response;
-  *response.mutable_notification() = ToNotification(call, found->notices(0));
-  return response;
-}
-
-absl::StatusOr<v1::ListNotificationsResponse> ListNotifications(
-    Call& call, const v1::ListNotificationsRequest& request) {
-  notification::v1::ListNoticesRequest wanted;
-  wanted.set_storefront(call.storefront());
-  wanted.set_page_size(PageSize(request.size()));
-  wanted.set_page_token(request.cursor());
-  if (request.order_id() > 0) {
-    absl::StatusOr<std::string> order_id = call.OrderIdOf(request.order_id());
-    if (!order_id.ok()) return order_id.status();
-    wanted.set_order_id(*std::move(order_id));
-  }
-  const auto found =
-      call.Ask<notification::v1::ListNoticesResponse>("notification", "ListNotices", wanted);
-  if (!found.ok()) return found.status();
-  v1::ListNotificationsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& notice : found->notices()) {
-    *shown->add_notifications() = ToNotification(call, notice);
-  }
-  const std::string& next = found->next_page_token();
-  *response.mutable_links() = call.PageLinks("/notifications", request.size(), next);
-  if (request.order_id() > 0) {
+absl::StatusOr<v1::Notifications> ListNotifications(Call& call,
+                                                    const v1::ListNotificationsRequest& request) {
+  PageRequest page;
+  page.set_size(request.size());
+  page.set_cursor(request.cursor());
+  absl::StatusOr<std::string> order_id = "";
+  if (request.order_id() > 0) order_id = call.OrderIdOf(request.order_id());
+  if (!order_id.ok()) return order_id.status();
+  auto shown = ShownPage<v1::Notifications>(call, "/notifications", request.size(),
+                                            NoticesOf(call, page, *order_id), ToNotification,
+                                            &v1::Notifications::Embedded::add_notifications);
+  if (shown.ok() && request.order_id() > 0) {
     const std::string filter = absl::StrCat("orderId=", request.order_id());
-    auto& links = *response.mutable_links();
+    auto& links = *shown->mutable_links();
     absl::StrAppend(links.mutable_self()->mutable_href(), "?", filter);
-    if (!next.empty()) absl::StrAppend(links.mutable_next()->mutable_href(), "&", filter);
+    if (links.has_next()) absl::StrAppend(links.mutable_next()->mutable_href(), "&", filter);
   }
-  return response;
+  return shown;
 }
 
 // ---------------------------------------------------------------- pages
 
-absl::StatusOr<v1::GetSellerPageResponse> GetSellerPage(Call& call,
-                                                        const v1::GetSellerPageRequest& request) {
-  const absl::StatusOr<view::v1::OrderView> view = call.ViewByNumber(request.id());
-  if (!view.ok()) return view.status();
-  if (!view->cancelled()) {
+absl::StatusOr<view::v1::OrderView> CancelledView(Call& call, int64_t number) {
+  absl::StatusOr<view::v1::OrderView> view = call.ViewByNumber(number);
+  if (view.ok() && !view->cancelled()) {
     return Error(absl::StatusCode::kNotFound, "CANCEL_UNKNOWN",
-                 absl::StrCat("nobody asked to cancel order ", request.id()));
+                 absl::StrCat("nobody asked to cancel order ", number));
   }
-  v1::GetSellerPageResponse response;
-  *response.mutable_seller_page() = ToSellerPage(call, *view);
-  return response;
-}
-
-absl::StatusOr<v1::ListSellerPagesResponse> ListSellerPages(
-    Call& call, const v1::ListSellerPagesRequest& request) {
-  std::string next;
-  const auto views = call.Views(request.size(), request.cursor(), &next, /*cancelled=*/true);
-  if (!views.ok()) return views.status();
-  v1::ListSellerPagesResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& view : *views) *shown->add_sellerpages() = ToSellerPage(call, view);
-  *response.mutable_links() = call.PageLinks("/sellerpages", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::GetMyPageResponse> GetMyPage(Call& call, const v1::GetMyPageRequest& request) {
-  const absl::StatusOr<view::v1::OrderView> view = call.ViewByNumber(request.id());
-  if (!view.ok()) return view.status();
-  v1::GetMyPageResponse response;
-  *response.mutable_my_page() = ToMyPage(call, *view);
-  return response;
-}
-
-absl::StatusOr<v1::ListMyPagesResponse> ListMyPages(Call& call,
-                                                    const v1::ListMyPagesRequest& request) {
-  std::string next;
-  const auto views = call.Views(request.size(), request.cursor(), &next);
-  if (!views.ok()) return views.status();
-  v1::ListMyPagesResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& view : *views) *shown->add_mypages() = ToMyPage(call, view);
-  *response.mutable_links() = call.PageLinks("/mypages", request.size(), next);
-  return response;
+  return view;
 }
 
 }  // namespace
@@ -492,25 +300,32 @@ Shop MealkitShop() {
   Shop shop("mealkit", "gaekju.facade.mealkit.v1.MealkitService");
   // Placing waits for payment, a cancel for the seller's notice: neither holds the other up.
   shop.On("CreateOrder", "payment", CreateOrder);
-  shop.On("GetOrder", "order", GetOrder);
-  shop.On("ListOrders", "order", ListOrders);
-  shop.On("DeleteOrder", "notification", DeleteOrder);
+  shop.Item("GetOrder", "order", &Call::OrderByNumber, ToOrder);
+  shop.Collection<v1::Orders>("ListOrders", "order", "/orders", &Call::Orders, ToOrder,
+                              &v1::Orders::Embedded::add_orders);
+  shop.Item("DeleteOrder", "notification", &Call::CancelOrder, ToOrder);
   shop.On("UpdateOrder", "notification", UpdateOrder);
   shop.On("CreateProduct", "catalog", CreateProduct);
-  shop.On("GetProduct", "catalog", GetProduct);
-  shop.On("ListProducts", "catalog", ListProducts);
+  shop.Item("GetProduct", "catalog", ProductByNumber, ToProduct);
+  shop.Collection<v1::Products>("ListProducts", "catalog", "/products", ProductsOfShop, ToProduct,
+                                &v1::Products::Embedded::add_products);
   shop.On("UpdateProduct", "catalog", UpdateProduct);
-  shop.On("GetPayment", "payment", GetPayment);
-  shop.On("ListPayments", "payment", ListPayments);
-  shop.On("GetDelivery", "delivery", GetDelivery);
-  shop.On("ListDeliveries", "delivery", ListDeliveries);
+  shop.Item("GetPayment", "payment", OfOrder<PaymentState>, ToPayment);
+  shop.Collection<v1::Payments>("ListPayments", "payment", "/payments", OfOrders<PaymentState>,
+                                ToPayment, &v1::Payments::Embedded::add_payments);
+  shop.Item("GetDelivery", "delivery", OfOrder<DeliveryState>, ToDelivery);
+  shop.Collection<v1::Deliveries>("ListDeliveries", "delivery", "/deliveries",
+                                  OfOrders<DeliveryState>, ToDelivery,
+                                  &v1::Deliveries::Embedded::add_deliveries);
   shop.On("UpdateDelivery", "delivery", UpdateDelivery);
-  shop.On("GetNotification", "notification", GetNotification);
+  shop.Item("GetNotification", "notification", NoticeByNumber, ToNotification);
   shop.On("ListNotifications", "notification", ListNotifications);
-  shop.On("GetSellerPage", "view", GetSellerPage);
-  shop.On("ListSellerPages", "view", ListSellerPages);
-  shop.On("GetMyPage", "view", GetMyPage);
-  shop.On("ListMyPages", "view", ListMyPages);
+  shop.Item("GetSellerPage", "view", CancelledView, ToSellerPage);
+  shop.Collection<v1::SellerPages>("ListSellerPages", "view", "/sellerpages", &Call::CancelledViews,
+                                   ToSellerPage, &v1::SellerPages::Embedded::add_sellerpages);
+  shop.Item("GetMyPage", "view", &Call::ViewByNumber, ToMyPage);
+  shop.Collection<v1::MyPages>("ListMyPages", "view", "/mypages", &Call::Views, ToMyPage,
+                               &v1::MyPages::Embedded::add_mypages);
   // The document prints none; these are its sibling's.
   shop.DocumentPorts({8081, 8082, 8083, 8084, 8085, 8086, 8087, 8088});
   shop.Example("http POST http://localhost:8088/orders prodId=1 qty=5");

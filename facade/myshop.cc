@@ -1,7 +1,7 @@
 // myshop.cc: 마이 샾's commands (its document; facade contract gaekju.facade.myshop.v1).
 #include "facade/facade.h"
+#include "facade/lookup.h"
 #include "facade/shops.h"
-#include "gaekju/delivery/v1/delivery_service.pb.h"
 #include "gaekju/facade/myshop/v1/myshop.pb.h"
 #include "gaekju/notification/v1/notification_service.pb.h"
 
@@ -18,7 +18,7 @@ constexpr char kCancelled[] = "DeliveryCancelled";
 
 v1::Order ToOrder(const Call& call, const order::v1::Order& order) {
   v1::Order out;
-  out.set_id(static_cast<int32_t>(order.number()));
+  out.set_id(Narrow(order.number()));
   if (order.lines_size() > 0) {
     out.set_product_id(call.ProductName(order.lines(0).product_id()));
     out.set_qty(order.lines(0).quantity());
@@ -29,48 +29,13 @@ v1::Order ToOrder(const Call& call, const order::v1::Order& order) {
 }
 
 // --- orders
-absl::StatusOr<v1::CreateOrderResponse> CreateOrder(Call& call,
-                                                    const v1::CreateOrderRequest& request) {
+absl::StatusOr<v1::Order> CreateOrder(Call& call, const v1::CreateOrderRequest& request) {
   order::v1::PlaceOrderRequest place;
   place.set_customer_id(request.customer_id());
   type::v1::LineItem& line = *place.add_lines();
   line.set_product_id(call.ProductId(request.product_id()));
   line.set_quantity(request.qty());
-  absl::StatusOr<order::v1::Order> order = call.PlaceOrder(std::move(place));
-  if (!order.ok()) return order.status();
-  call.Created(absl::StrCat("/orders/", order->number()));
-  v1::CreateOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::GetOrderResponse> GetOrder(Call& call, const v1::GetOrderRequest& request) {
-  absl::StatusOr<order::v1::Order> order = call.OrderByNumber(request.id());
-  if (!order.ok()) return order.status();
-  v1::GetOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::ListOrdersResponse> ListOrders(Call& call,
-                                                  const v1::ListOrdersRequest& request) {
-  std::string next;
-  auto orders = call.Orders(request.size(), request.cursor(), &next);
-  if (!orders.ok()) return orders.status();
-  v1::ListOrdersResponse response;
-  v1::OrdersEmbedded& embedded = *response.mutable_embedded();
-  for (const order::v1::Order& order : *orders) *embedded.add_orders() = ToOrder(call, order);
-  *response.mutable_links() = call.PageLinks("/orders", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::DeleteOrderResponse> DeleteOrder(Call& call,
-                                                    const v1::DeleteOrderRequest& request) {
-  absl::StatusOr<order::v1::Order> order = call.CancelOrder(request.id());
-  if (!order.ok()) return order.status();
-  v1::DeleteOrderResponse response;
-  *response.mutable_order() = ToOrder(call, *order);
-  return response;
+  return Created(call, call.PlaceOrder(std::move(place)), ToOrder);
 }
 
 // --- deliveries and their cancellations: of the delivery context, so that they can be read while
@@ -81,123 +46,64 @@ bool Cancelled(const Delivery& delivery) {
          delivery.state() == Delivery::STATE_RETURNING;
 }
 
-v1::Delivery ToDelivery(const Call& call, int64_t number, const Delivery& delivery) {
+v1::Delivery ToDelivery(const Call& call, const Numbered<Delivery>& delivery) {
   v1::Delivery out;
-  out.set_id(static_cast<int32_t>(number));
-  out.set_order_id(static_cast<int32_t>(number));
-  out.set_status(Cancelled(delivery) ? kCancelled : kShipped);
-  *out.mutable_links() = call.Links(absl::StrCat("/deliveries/", number));
+  out.set_id(delivery.number);
+  out.set_order_id(delivery.number);
+  out.set_status(Cancelled(delivery.resource) ? kCancelled : kShipped);
+  *out.mutable_links() = call.Links(absl::StrCat("/deliveries/", delivery.number));
   return out;
 }
 
-v1::Cancellation ToCancellation(const Call& call, int64_t number) {
+v1::Cancellation CancellationOf(const Call& call, int64_t number) {
   v1::Cancellation out;
-  out.set_id(static_cast<int32_t>(number));
-  out.set_order_id(static_cast<int32_t>(number));
+  out.set_id(Narrow(number));
+  out.set_order_id(Narrow(number));
   out.set_status(kCancelled);
   *out.mutable_links() = call.Links(absl::StrCat("/cancellations/", number));
   return out;
 }
 
-// A page that has at least one delivery that `wanted` wants, unless it is the last.
-absl::StatusOr<std::vector<Delivery>> Deliveries(Call& call, bool (*wanted)(const Delivery&),
-                                                 int32_t size, std::string cursor,
-                                                 std::string* next) {
-  return PageOf<Delivery, delivery::v1::ListDeliveriesRequest,
-                delivery::v1::ListDeliveriesResponse>(
-      call, "delivery", "ListDeliveries", size, std::move(cursor), next,
-      [](const delivery::v1::ListDeliveriesResponse& page) -> const auto& {
-        return page.deliveries();
-      },
-      [&call, wanted](const Delivery& delivery) {
-        return delivery.storefront() == call.storefront() && wanted(delivery);
-      });
+v1::Cancellation ToCancellation(const Call& call, const Numbered<Delivery>& delivery) {
+  return CancellationOf(call, delivery.number);
 }
 
-absl::StatusOr<Delivery> DeliveryOf(Call& call, int64_t number, bool (*wanted)(const Delivery&),
-                                    absl::string_view what) {
-  absl::StatusOr<std::string> order_id = call.OrderIdOf(number);
-  if (!order_id.ok()) return order_id.status();
-  delivery::v1::ListDeliveriesRequest request;
-  request.set_order_id(*order_id);
-  auto response =
-      call.Ask<delivery::v1::ListDeliveriesResponse>("delivery", "ListDeliveries", request);
-  if (!response.ok()) return response.status();
-  for (Delivery& delivery : *response->mutable_deliveries()) {
-    if (wanted(delivery)) return std::move(delivery);
-  }
-  return Error(absl::StatusCode::kNotFound, "NOT_YET",
-               absl::StrCat("order ", number, " has no ", what));
+absl::StatusOr<Numbered<Delivery>> BegunDelivery(Call& call, int64_t number) {
+  return OfOrderIf<Delivery>(call, number, Began, "NOT_YET", "delivery");
 }
 
-absl::StatusOr<v1::GetDeliveryResponse> GetDelivery(Call& call,
-                                                    const v1::GetDeliveryRequest& request) {
-  absl::StatusOr<Delivery> delivery = DeliveryOf(call, request.id(), Began, "delivery");
-  if (!delivery.ok()) return delivery.status();
-  v1::GetDeliveryResponse response;
-  *response.mutable_delivery() = ToDelivery(call, request.id(), *delivery);
-  return response;
+absl::StatusOr<Page<Numbered<Delivery>>> BegunDeliveries(Call& call, const PageRequest& request) {
+  return OfOrdersIf<Delivery>(call, request, Began);
 }
 
-absl::StatusOr<v1::ListDeliveriesResponse> ListDeliveries(
-    Call& call, const v1::ListDeliveriesRequest& request) {
-  std::string next;
-  auto deliveries = Deliveries(call, Began, request.size(), request.cursor(), &next);
-  if (!deliveries.ok()) return deliveries.status();
-  v1::ListDeliveriesResponse response;
-  v1::DeliveriesEmbedded& embedded = *response.mutable_embedded();
-  for (const Delivery& delivery : *deliveries)
-    *embedded.add_deliveries() = ToDelivery(call, call.NumberOf(delivery.order_id()), delivery);
-  *response.mutable_links() = call.PageLinks("/deliveries", request.size(), next);
-  return response;
+absl::StatusOr<Numbered<Delivery>> CancelledDelivery(Call& call, int64_t number) {
+  return OfOrderIf<Delivery>(call, number, Cancelled, "NOT_YET", "cancellation");
 }
 
-absl::StatusOr<v1::CreateCancellationResponse> CreateCancellation(
-    Call& call, const v1::CreateCancellationRequest& request) {
-  absl::StatusOr<order::v1::Order> order = call.CancelOrder(request.order_id());
-  if (!order.ok()) return order.status();
-  call.Created(absl::StrCat("/cancellations/", order->number()));
-  v1::CreateCancellationResponse response;
-  *response.mutable_cancellation() = ToCancellation(call, order->number());
-  return response;
+absl::StatusOr<Page<Numbered<Delivery>>> CancelledDeliveries(Call& call,
+                                                             const PageRequest& request) {
+  return OfOrdersIf<Delivery>(call, request, Cancelled);
 }
 
-absl::StatusOr<v1::GetCancellationResponse> GetCancellation(
-    Call& call, const v1::GetCancellationRequest& request) {
-  absl::StatusOr<Delivery> delivery = DeliveryOf(call, request.id(), Cancelled, "cancellation");
-  if (!delivery.ok()) return delivery.status();
-  v1::GetCancellationResponse response;
-  *response.mutable_cancellation() = ToCancellation(call, request.id());
-  return response;
-}
-
-absl::StatusOr<v1::ListCancellationsResponse> ListCancellations(
-    Call& call, const v1::ListCancellationsRequest& request) {
-  std::string next;
-  auto deliveries = Deliveries(call, Cancelled, request.size(), request.cursor(), &next);
-  if (!deliveries.ok()) return deliveries.status();
-  v1::ListCancellationsResponse response;
-  v1::CancellationsEmbedded& embedded = *response.mutable_embedded();
-  for (const Delivery& delivery : *deliveries)
-    *embedded.add_cancellations() = ToCancellation(call, call.NumberOf(delivery.order_id()));
-  *response.mutable_links() = call.PageLinks("/cancellations", request.size(), next);
-  return response;
+absl::StatusOr<v1::Cancellation> CreateCancellation(Call& call,
+                                                    const v1::CreateCancellationRequest& request) {
+  return Created(call, call.CancelOrder(request.order_id()),
+                 [](const Call& c, const order::v1::Order& order) {
+                   return CancellationOf(c, order.number());
+                 });
 }
 
 // --- notices: of the notification context
-using NotificationNotice = notification::v1::Notice;
-
-v1::Notice ToNotice(Call& call, const NotificationNotice& notice) {
+v1::Notice ToNotice(const Call& call, const NumberedNotice& notice) {
   v1::Notice out;
-  out.set_id(static_cast<int32_t>(notice.number()));
-  out.set_order_id(static_cast<int32_t>(call.NumberOf(notice.order_id())));
-  out.set_noti_status(notice.text().ko());
-  *out.mutable_links() = call.Links(absl::StrCat("/notices/", notice.number()));
+  out.set_id(Narrow(notice.resource.number()));
+  out.set_order_id(notice.number);
+  out.set_noti_status(notice.resource.text().ko());
+  *out.mutable_links() = call.Links(absl::StrCat("/notices/", notice.resource.number()));
   return out;
 }
 
-absl::StatusOr<v1::CreateNoticeResponse> CreateNotice(Call& call,
-                                                      const v1::CreateNoticeRequest& request) {
+absl::StatusOr<v1::Notice> CreateNotice(Call& call, const v1::CreateNoticeRequest& request) {
   notification::v1::CreateNoticeRequest create;
   create.set_storefront(call.storefront());
   create.set_request_id(call.request_id());
@@ -209,54 +115,18 @@ absl::StatusOr<v1::CreateNoticeResponse> CreateNotice(Call& call,
   create.set_recipient(notification::v1::RECIPIENT_BUYER);
   create.mutable_text()->set_ko(request.noti_status());
   create.mutable_text()->set_en(request.noti_status());
-  auto created =
+  const auto created =
       call.Ask<notification::v1::CreateNoticeResponse>("notification", "CreateNotice", create);
-  if (!created.ok()) return created.status();
-  call.Created(absl::StrCat("/notices/", created->notice().number()));
-  v1::CreateNoticeResponse response;
-  *response.mutable_notice() = ToNotice(call, created->notice());
-  return response;
-}
-
-absl::StatusOr<v1::GetNoticeResponse> GetNotice(Call& call, const v1::GetNoticeRequest& request) {
-  notification::v1::ListNoticesRequest list;
-  list.set_storefront(call.storefront());
-  list.set_number(request.id());
-  list.set_page_size(1);
-  const absl::Status unknown = Error(absl::StatusCode::kNotFound, "NOTICE_UNKNOWN",
-                                     absl::StrCat("there is no notice ", request.id()));
-  if (request.id() <= 0) return unknown;  // 0 would list all
-  auto listed =
-      call.Ask<notification::v1::ListNoticesResponse>("notification", "ListNotices", list);
-  if (!listed.ok()) return listed.status();
-  if (listed->notices().empty()) return unknown;
-  v1::GetNoticeResponse response;
-  *response.mutable_notice() = ToNotice(call, listed->notices(0));
-  return response;
-}
-
-absl::StatusOr<v1::ListNoticesResponse> ListNotices(Call& call,
-                                                    const v1::ListNoticesRequest& request) {
-  notification::v1::ListNoticesRequest list;
-  list.set_storefront(call.storefront());
-  list.set_page_size(PageSize(request.size()));
-  list.set_page_token(request.cursor());
-  auto listed =
-      call.Ask<notification::v1::ListNoticesResponse>("notification", "ListNotices", list);
-  if (!listed.ok()) return listed.status();
-  v1::ListNoticesResponse response;
-  v1::NoticesEmbedded& embedded = *response.mutable_embedded();
-  for (const NotificationNotice& notice : listed->notices())
-    *embedded.add_notices() = ToNotice(call, notice);
-  *response.mutable_links() = call.PageLinks("/notices", request.size(), listed->next_page_token());
-  return response;
+  return Created(call, created, [&](const Call& c, const auto& made) {
+    return ToNotice(c, {request.order_id(), made.notice()});
+  });
 }
 
 // --- the customer centre: of the view context
 v1::MyPage ToMyPage(const Call& call, const view::v1::OrderView& view) {
   v1::MyPage out;
-  out.set_id(static_cast<int32_t>(view.number()));
-  out.set_order_id(static_cast<int32_t>(view.number()));
+  out.set_id(Narrow(view.number()));
+  out.set_order_id(Narrow(view.number()));
   if (view.lines_size() > 0) {
     out.set_product_id(call.ProductName(view.lines(0).product_id()));
     out.set_qty(view.lines(0).quantity());
@@ -270,44 +140,30 @@ v1::MyPage ToMyPage(const Call& call, const view::v1::OrderView& view) {
   return out;
 }
 
-absl::StatusOr<v1::GetMyPageResponse> GetMyPage(Call& call, const v1::GetMyPageRequest& request) {
-  absl::StatusOr<view::v1::OrderView> view = call.ViewByNumber(request.id());
-  if (!view.ok()) return view.status();
-  v1::GetMyPageResponse response;
-  *response.mutable_my_page() = ToMyPage(call, *view);
-  return response;
-}
-
-absl::StatusOr<v1::ListMyPagesResponse> ListMyPages(Call& call,
-                                                    const v1::ListMyPagesRequest& request) {
-  std::string next;
-  auto views = call.Views(request.size(), request.cursor(), &next);
-  if (!views.ok()) return views.status();
-  v1::ListMyPagesResponse response;
-  v1::MyPagesEmbedded& embedded = *response.mutable_embedded();
-  for (const view::v1::OrderView& view : *views) *embedded.add_my_pages() = ToMyPage(call, view);
-  *response.mutable_links() = call.PageLinks("/myPages", request.size(), next);
-  return response;
-}
-
 }  // namespace
 
 Shop MyshopShop() {
   Shop shop("myshop", "gaekju.facade.myshop.v1.MyshopService");
   shop.On("CreateOrder", "order", CreateOrder);
-  shop.On("GetOrder", "order", GetOrder);
-  shop.On("ListOrders", "order", ListOrders);
-  shop.On("DeleteOrder", "order", DeleteOrder);
-  shop.On("GetDelivery", "delivery", GetDelivery);
-  shop.On("ListDeliveries", "delivery", ListDeliveries);
+  shop.Item("GetOrder", "order", &Call::OrderByNumber, ToOrder);
+  shop.Collection<v1::Orders>("ListOrders", "order", "/orders", &Call::Orders, ToOrder,
+                              &v1::Orders::Embedded::add_orders);
+  shop.Item("DeleteOrder", "order", &Call::CancelOrder, ToOrder);
+  shop.Item("GetDelivery", "delivery", BegunDelivery, ToDelivery);
+  shop.Collection<v1::Deliveries>("ListDeliveries", "delivery", "/deliveries", BegunDeliveries,
+                                  ToDelivery, &v1::Deliveries::Embedded::add_deliveries);
   shop.On("CreateCancellation", "order", CreateCancellation);
-  shop.On("GetCancellation", "delivery", GetCancellation);
-  shop.On("ListCancellations", "delivery", ListCancellations);
+  shop.Item("GetCancellation", "delivery", CancelledDelivery, ToCancellation);
+  shop.Collection<v1::Cancellations>("ListCancellations", "delivery", "/cancellations",
+                                     CancelledDeliveries, ToCancellation,
+                                     &v1::Cancellations::Embedded::add_cancellations);
   shop.On("CreateNotice", "notification", CreateNotice);
-  shop.On("GetNotice", "notification", GetNotice);
-  shop.On("ListNotices", "notification", ListNotices);
-  shop.On("GetMyPage", "view", GetMyPage);
-  shop.On("ListMyPages", "view", ListMyPages);
+  shop.Item("GetNotice", "notification", NoticeByNumber, ToNotice);
+  shop.Collection<v1::Notices>("ListNotices", "notification", "/notices", Notices, ToNotice,
+                               &v1::Notices::Embedded::add_notices);
+  shop.Item("GetMyPage", "view", &Call::ViewByNumber, ToMyPage);
+  shop.Collection<v1::MyPages>("ListMyPages", "view", "/myPages", &Call::Views, ToMyPage,
+                               &v1::MyPages::Embedded::add_my_pages);
   shop.DocumentPorts({8081, 8082, 8083, 8084, 8088});
   shop.Example("http POST http://localhost:8081/orders productId=1 qty=10");
   return shop;

@@ -10,6 +10,7 @@
 #include "gaekju/assignment/v1/assignment_service.pb.h"
 #include "gaekju/facade/tshop/v1/tshop.pb.h"
 #include "gaekju/order/v1/order_service.pb.h"
+#include "google/api/httpbody.pb.h"
 
 namespace gaekju::facade {
 namespace {
@@ -50,7 +51,8 @@ bool IsShown(const Assignment& assignment) {
          assignment.state() == Assignment::STATE_PICKED_UP;
 }
 
-v1::Assignment ToAssignment(const Call& call, int32_t number, const Assignment& assignment) {
+v1::Assignment ToAssignment(const Call& call, const Numbered<Assignment>& numbered) {
+  const auto& [number, assignment] = numbered;
   v1::Assignment shown;
   shown.set_assignment_id(number);
   shown.set_reservation_id(number);
@@ -86,8 +88,8 @@ v1::ReservationPage ToPage(const Call& call, const view::v1::OrderView& view) {
 
 // ---------------------------------------------------------------- reservations
 
-absl::StatusOr<v1::CreateReservationResponse> CreateReservation(
-    Call& call, const v1::CreateReservationRequest& request) {
+absl::StatusOr<v1::Reservation> CreateReservation(Call& call,
+                                                  const v1::CreateReservationRequest& request) {
   if (request.product_id() <= 0) {
     return Error(absl::StatusCode::kInvalidArgument, "PRODUCT_MISSING",
                  "say which product: productId is its number", "productId");
@@ -107,208 +109,91 @@ absl::StatusOr<v1::CreateReservationResponse> CreateReservation(
     wanted.mutable_delivery_location()->set_longitude(request.longitude());
   }
   // With no unit left the reservation comes back too, REJECTED: the shop has a word for it.
-  const absl::StatusOr<order::v1::Order> order = call.PlaceOrder(std::move(wanted));
-  if (!order.ok()) return order.status();
-  call.Created(absl::StrCat("/reservations/", order->number()));
-  v1::CreateReservationResponse response;
-  *response.mutable_reservation() = ToReservation(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::GetReservationResponse> GetReservation(
-    Call& call, const v1::GetReservationRequest& request) {
-  const absl::StatusOr<order::v1::Order> order = call.OrderByNumber(request.reservation_id());
-  if (!order.ok()) return order.status();
-  v1::GetReservationResponse response;
-  *response.mutable_reservation() = ToReservation(call, *order);
-  return response;
-}
-
-absl::StatusOr<v1::ListReservationsResponse> ListReservations(
-    Call& call, const v1::ListReservationsRequest& request) {
-  std::string next;
-  const auto orders = call.Orders(request.size(), request.cursor(), &next);
-  if (!orders.ok()) return orders.status();
-  v1::ListReservationsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& order : *orders) *shown->add_reservations() = ToReservation(call, order);
-  *response.mutable_links() = call.PageLinks("/reservations", request.size(), next);
-  return response;
+  return Created(call, call.PlaceOrder(std::move(wanted)), ToReservation);
 }
 
 // ---------------------------------------------------------------- agencies
 
 // The assignment of a reservation; NOT_FOUND, too, when it was cancelled.
-absl::StatusOr<Assignment> ShownAssignmentOf(Call& call, int32_t number) {
-  const absl::StatusOr<std::string> order_id = call.OrderIdOf(number);
-  if (!order_id.ok()) return order_id.status();
-  absl::StatusOr<Assignment> assignment = AssignmentOf(call, *order_id);
-  if (assignment.ok() && !IsShown(*assignment)) {
-    return Error(absl::StatusCode::kNotFound, "ASSIGNMENT_UNKNOWN",
-                 absl::StrCat("no agency has reservation ", number));
-  }
-  return assignment;
+absl::StatusOr<Numbered<Assignment>> ShownAssignment(Call& call, int64_t number) {
+  return OfOrderIf<Assignment>(call, number, IsShown, "ASSIGNMENT_UNKNOWN", "agency");
+}
+
+absl::StatusOr<Page<Numbered<Assignment>>> ShownAssignments(Call& call,
+                                                            const PageRequest& request) {
+  return OfOrdersIf<Assignment>(call, request, IsShown);
 }
 
 // Records the pick-up. FAILED_PRECONDITION when no agency has the reservation.
-absl::StatusOr<Assignment> PickUp(Call& call, int32_t number) {
-  const absl::StatusOr<Assignment> assignment = ShownAssignmentOf(call, number);
+absl::StatusOr<Numbered<Assignment>> PickUp(Call& call, int32_t number) {
+  absl::StatusOr<Numbered<Assignment>> assignment = ShownAssignment(call, number);
   if (ReasonOf(assignment.status()) == "ASSIGNMENT_UNKNOWN") {
     return Error(absl::StatusCode::kFailedPrecondition, "ASSIGNMENT_UNKNOWN",
                  absl::StrCat("no agency has reservation ", number, ", so nobody can pick it up"));
   }
   if (!assignment.ok()) return assignment.status();
   assignment::v1::ConfirmPickupRequest pickup;
-  pickup.set_assignment_id(assignment->assignment_id());
+  pickup.set_assignment_id(assignment->resource.assignment_id());
   auto confirmed =
       call.Ask<assignment::v1::ConfirmPickupResponse>("assignment", "ConfirmPickup", pickup);
   if (!confirmed.ok()) return confirmed.status();
-  return std::move(*confirmed->mutable_assignment());
+  assignment->resource = std::move(*confirmed->mutable_assignment());
+  return assignment;
 }
 
-absl::StatusOr<v1::UpdateReservationResponse> UpdateReservation(
-    Call& call, const v1::UpdateReservationRequest& request) {
-  v1::UpdateReservationResponse response;
-  if (MeansCancel(request.status())) {
-    const absl::StatusOr<order::v1::Order> order = call.CancelOrder(request.reservation_id());
-    if (!order.ok()) return order.status();
-    *response.mutable_reservation() = ToReservation(call, *order);
-    return response;
-  }
+absl::StatusOr<v1::Reservation> UpdateReservation(Call& call, const StatusRequest& request) {
+  if (MeansCancel(request.status()))
+    return Shown(call, call.CancelOrder(request.id()), ToReservation);
   if (!MeansPickup(request.status())) {
     return UnknownStatus(request.status(), "예약취소 or 수령완료");
   }
-  const absl::StatusOr<Assignment> assignment = PickUp(call, request.reservation_id());
+  const auto assignment = PickUp(call, request.id());
   if (!assignment.ok()) return assignment.status();
   // The order hears of it in a moment; whoever asks is told already.
-  const absl::StatusOr<order::v1::Order> order = call.OrderByNumber(request.reservation_id());
-  if (!order.ok()) return order.status();
-  *response.mutable_reservation() = ToReservation(call, *order);
-  response.mutable_reservation()->set_status(kPickedUp);
-  response.mutable_reservation()->set_status_code(kPickedUpCode);
-  return response;
-}
-
-absl::StatusOr<v1::GetAssignmentResponse> GetAssignment(Call& call,
-                                                        const v1::GetAssignmentRequest& request) {
-  const absl::StatusOr<Assignment> assignment = ShownAssignmentOf(call, request.assignment_id());
-  if (!assignment.ok()) return assignment.status();
-  v1::GetAssignmentResponse response;
-  *response.mutable_assignment() = ToAssignment(call, request.assignment_id(), *assignment);
-  return response;
-}
-
-absl::StatusOr<v1::ListAssignmentsResponse> ListAssignments(
-    Call& call, const v1::ListAssignmentsRequest& request) {
-  std::string next;
-  const auto refs = OrderRefs(call, request.size(), request.cursor(), &next);
-  if (!refs.ok()) return refs.status();
-  v1::ListAssignmentsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const OrderRef& ref : *refs) {
-    const absl::StatusOr<Assignment> assignment = AssignmentOf(call, ref.order_id);
-    if (absl::IsNotFound(assignment.status())) continue;
-    if (!assignment.ok()) return assignment.status();
-    if (IsShown(*assignment)) {
-      *shown->add_assignments() = ToAssignment(call, ref.number, *assignment);
-    }
+  absl::StatusOr<v1::Reservation> shown =
+      Shown(call, call.OrderByNumber(request.id()), ToReservation);
+  if (shown.ok()) {
+    shown->set_status(kPickedUp);
+    shown->set_status_code(kPickedUpCode);
   }
-  *response.mutable_links() = call.PageLinks("/assignments", request.size(), next);
-  return response;
+  return shown;
 }
 
-absl::StatusOr<v1::UpdateAssignmentResponse> UpdateAssignment(
-    Call& call, const v1::UpdateAssignmentRequest& request) {
+absl::StatusOr<v1::Assignment> UpdateAssignment(Call& call, const StatusRequest& request) {
   if (!MeansPickup(request.status())) return UnknownStatus(request.status(), kPickedUp);
-  const absl::StatusOr<Assignment> assignment = PickUp(call, request.assignment_id());
-  if (!assignment.ok()) return assignment.status();
-  v1::UpdateAssignmentResponse response;
-  *response.mutable_assignment() = ToAssignment(call, request.assignment_id(), *assignment);
-  return response;
+  return Shown(call, PickUp(call, request.id()), ToAssignment);
 }
 
 // ---------------------------------------------------------------- products
 
-absl::StatusOr<v1::CreateProductResponse> CreateProduct(Call& call,
-                                                        const v1::CreateProductRequest& request) {
-  const auto product =
+absl::StatusOr<v1::Product> CreateProduct(Call& call, const v1::CreateProductRequest& request) {
+  return Created(
+      call,
       RegisterProduct(call, {.number = request.product_id(),
                              .name = request.product_name(),
                              .price = request.has_price() ? request.price() : kPriceDefault,
-                             .count = request.quantity()});
-  if (!product.ok()) return product.status();
-  v1::CreateProductResponse response;
-  *response.mutable_product() = ToProduct(call, *product);
-  call.Created(absl::StrCat("/products/", response.product().product_id()));
-  return response;
+                             .count = request.quantity()}),
+      ToProduct);
 }
 
-absl::StatusOr<v1::GetProductResponse> GetProduct(Call& call,
-                                                  const v1::GetProductRequest& request) {
-  const auto product = ProductByNumber(call, request.product_id());
-  if (!product.ok()) return product.status();
-  v1::GetProductResponse response;
-  *response.mutable_product() = ToProduct(call, *product);
-  return response;
-}
-
-absl::StatusOr<v1::ListProductsResponse> ListProducts(Call& call,
-                                                      const v1::ListProductsRequest& request) {
-  std::string next;
-  const auto products = ProductsOfShop(call, request.size(), request.cursor(), &next);
-  if (!products.ok()) return products.status();
-  v1::ListProductsResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& product : *products) *shown->add_products() = ToProduct(call, product);
-  *response.mutable_links() = call.PageLinks("/products", request.size(), next);
-  return response;
-}
-
-absl::StatusOr<v1::UpdateProductResponse> UpdateProduct(Call& call,
-                                                        const v1::UpdateProductRequest& request) {
+absl::StatusOr<v1::Product> UpdateProduct(Call& call, const v1::UpdateProductRequest& request) {
   if (!request.has_quantity()) {
     return Error(absl::StatusCode::kInvalidArgument, "QUANTITY_MISSING",
                  "say how many are left: only that can be changed", "quantity");
   }
-  const auto product = SetStock(call, request.product_id(), request.quantity());
-  if (!product.ok()) return product.status();
-  v1::UpdateProductResponse response;
-  *response.mutable_product() = ToProduct(call, *product);
-  return response;
+  return Shown(call, SetStock(call, request.product_id(), request.quantity()), ToProduct);
 }
 
 // The original took a unit here, in a GET: a retry took two. This one only looks.
-absl::StatusOr<v1::CheckProductResponse> CheckProduct(Call& call,
-                                                      const v1::CheckProductRequest& request) {
-  const auto product = ProductByNumber(call, request.product_id());
-  if (!product.ok()) return product.status();
-  v1::CheckProductResponse response;
-  response.mutable_quantity()->set_content_type("text/plain;charset=UTF-8");
-  response.mutable_quantity()->set_data(absl::StrCat(product->available_count()));
-  return response;
-}
-
-// ---------------------------------------------------------------- pages
-
-absl::StatusOr<v1::GetReservationPageResponse> GetReservationPage(
-    Call& call, const v1::GetReservationPageRequest& request) {
-  const absl::StatusOr<view::v1::OrderView> view = call.ViewByNumber(request.id());
-  if (!view.ok()) return view.status();
-  v1::GetReservationPageResponse response;
-  *response.mutable_reservation_page() = ToPage(call, *view);
-  return response;
-}
-
-absl::StatusOr<v1::ListReservationPagesResponse> ListReservationPages(
-    Call& call, const v1::ListReservationPagesRequest& request) {
-  std::string next;
-  const auto views = call.Views(request.size(), request.cursor(), &next);
-  if (!views.ok()) return views.status();
-  v1::ListReservationPagesResponse response;
-  auto* shown = response.mutable_embedded();
-  for (const auto& view : *views) *shown->add_reservation_pages() = ToPage(call, view);
-  *response.mutable_links() = call.PageLinks("/reservationPages", request.size(), next);
-  return response;
+absl::StatusOr<google::api::HttpBody> CheckProduct(Call& call,
+                                                   const v1::CheckProductRequest& request) {
+  return Shown(call, ProductByNumber(call, request.product_id()),
+               [](const Call&, const catalog::v1::Product& product) {
+                 google::api::HttpBody body;
+                 body.set_content_type("text/plain;charset=UTF-8");
+                 body.set_data(absl::StrCat(product.available_count()));
+                 return body;
+               });
 }
 
 }  // namespace
@@ -316,19 +201,25 @@ absl::StatusOr<v1::ListReservationPagesResponse> ListReservationPages(
 Shop TshopShop() {
   Shop shop("tshop", "gaekju.facade.tshop.v1.TshopService");
   shop.On("CreateReservation", "catalog", CreateReservation);
-  shop.On("GetReservation", "order", GetReservation);
-  shop.On("ListReservations", "order", ListReservations);
+  shop.Item("GetReservation", "order", &Call::OrderByNumber, ToReservation);
+  shop.Collection<v1::Reservations>("ListReservations", "order", "/reservations", &Call::Orders,
+                                    ToReservation, &v1::Reservations::Embedded::add_reservations);
   shop.On("UpdateReservation", "order", UpdateReservation);
-  shop.On("GetAssignment", "assignment", GetAssignment);
-  shop.On("ListAssignments", "assignment", ListAssignments);
+  shop.Item("GetAssignment", "assignment", ShownAssignment, ToAssignment);
+  shop.Collection<v1::Assignments>("ListAssignments", "assignment", "/assignments",
+                                   ShownAssignments, ToAssignment,
+                                   &v1::Assignments::Embedded::add_assignments);
   shop.On("UpdateAssignment", "assignment", UpdateAssignment);
   shop.On("CreateProduct", "catalog", CreateProduct);
-  shop.On("GetProduct", "catalog", GetProduct);
-  shop.On("ListProducts", "catalog", ListProducts);
+  shop.Item("GetProduct", "catalog", ProductByNumber, ToProduct);
+  shop.Collection<v1::Products>("ListProducts", "catalog", "/products", ProductsOfShop, ToProduct,
+                                &v1::Products::Embedded::add_products);
   shop.On("UpdateProduct", "catalog", UpdateProduct);
   shop.On("CheckProduct", "catalog", CheckProduct);
-  shop.On("GetReservationPage", "view", GetReservationPage);
-  shop.On("ListReservationPages", "view", ListReservationPages);
+  shop.Item("GetReservationPage", "view", &Call::ViewByNumber, ToPage);
+  shop.Collection<v1::ReservationPages>("ListReservationPages", "view", "/reservationPages",
+                                        &Call::Views, ToPage,
+                                        &v1::ReservationPages::Embedded::add_reservation_pages);
   shop.DocumentPorts({8081, 8082, 8083, 8084, 8088});
   shop.Example("http POST localhost:8088/reservations productId=1");
   return shop;

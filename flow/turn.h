@@ -331,7 +331,7 @@ struct ListQuery {
   bool newest_first = true;  // by key, descending; else ascending
   std::function<bool(const google::protobuf::Message& row, google::protobuf::Message* out)> project;
   // The request's field that, when set, asks for the keys that are its value and a number, by that
-  // number: "myshop-" for myshop-2, myshop-10. Wants an index on (rtrim(key, '0123456789'),
+  // number: "toy-" for toy-2, toy-10. Wants an index on (rtrim(key, '0123456789'),
   // length(key), key).
   std::string series = {};
 };

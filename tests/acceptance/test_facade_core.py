@@ -145,6 +145,22 @@ def test_an_unknown_path_is_404_in_json(gw, house):
     assert gw.send("GET", "/orders/99999999999", shop="fashion").status == 400, "no int32"
 
 
+@pytest.mark.parametrize("shop, method, path, allow", [
+    ("fashion", "PUT", "/orders", "GET, POST"), ("fashion", "PATCH", "/orders/1?x=/orderStatuses", "DELETE, GET"),
+    ("fashion", "DELETE", "/api/fashion-order/products", "GET, POST"), ("fashion", "OPTIONS", "/orderStatuses", "GET"),
+    ("myshop", "POST", "/customercenter/myPages", "GET"), ("tshop", "POST", "/products/check", "GET, PATCH"),
+    ("api", "DELETE", "/v1/storefronts/fashion/orders", "GET, POST"), ("api", "GET", "/v1/orders/x:cancel", "POST"),
+    ("api", "POST", "/v1/payments/a/b", "GET")])
+def test_a_known_path_asked_in_a_wrong_way_is_405(gw, house, shop, method, path, allow):
+    answer = gw.send(method, path, {} if method in ("PUT", "PATCH", "POST") else None, shop=shop, headers={"Origin": ORIGIN})
+    assert answer.status == 405 and answer.headers["allow"] == allow, answer
+    assert answer.headers["content-type"] == "application/json;charset=UTF-8"
+    body = answer.json
+    assert (body["status"], body["error"]) == (405, "Method Not Allowed") and allow in body["message"] and body["timestamp"]
+    assert body["path"] == path.partition("?")[0].removeprefix("/api/fashion-order")
+    assert answer.headers["access-control-allow-origin"] == ORIGIN and "allow" in answer.headers["access-control-expose-headers"]
+
+
 def test_a_clients_headers_do_not_pass_for_ours(gw, fashion):
     """x-gaekju-* is between gateway and facade."""
     answer = gw.send("GET", "/orders", shop="fashion", host="shop.example:8081", headers={
@@ -302,7 +318,7 @@ def test_grpc_web_on_a_shops_listener(gw, fashion):
     answer = grpc_web(gw, "/gaekju.facade.fashion.v1.FashionService/CreateOrder",
                       fashion_pb2.CreateOrderRequest(product_id=901, qty=2).SerializeToString(), shop="fashion")
     assert answer.status == "0", (answer.http, answer.trailers)
-    order = fashion_pb2.CreateOrderResponse.FromString(answer.messages[0]).order
+    order = fashion_pb2.Order.FromString(answer.messages[0])
     assert (order.product_id, order.qty) == (901, 2)
 
 

@@ -1,6 +1,7 @@
 """Mealkit's document through the gateway: its commands, fields, words and HTTP statuses, from httpie to the contexts and back."""
 
 import json
+import urllib.request
 
 import pytest
 
@@ -183,6 +184,38 @@ def test_pages_and_what_a_context_owns_are_read_while_order_is_down(mealkit, hou
         assert mealkit.get(f"/payments/{number}").ok()["status"] == "결제취소"
         assert mealkit.get(f"/deliveries/{number}").ok()["status"] == "배송취소"
         assert number in [it["id"] for it in mealkit.get("/payments").ok()["_embedded"]["payments"]]
+
+
+def questions(gateway):
+    """How often the facade has asked a context."""
+    text = urllib.request.urlopen(f"http://127.0.0.1:{gateway.metrics_port}/metrics", timeout=10).read().decode()
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("gaekju_rpc_client_seconds_count"))
+
+
+def test_a_page_is_a_question_per_context_however_long_it_is(mealkit, gateway):
+    product = mealkit.product()
+    numbers = [mealkit.order(product, 1).created()["id"] for _ in range(7)]
+    for number in numbers:
+        mealkit.until(f"/orders/{number}", status="배송시작")
+        mealkit.until(f"/mypages/{number}", deliveryStatus="배송시작")
+    gateway.kill("facade")  # it knows no order's number any more
+    gateway.start()
+    for path, contexts in (("/notifications", 2), ("/payments", 2), ("/deliveries", 2), ("/orders", 1), ("/products", 1),
+                           ("/sellerpages", 1), ("/mypages", 1)):
+        mealkit.get(path + "?size=1").ok()  # finds the contexts
+        for size in (2, 7):
+            before = questions(gateway)
+            page = mealkit.send("GET", f"{path}?size={size}").ok()
+            assert questions(gateway) - before <= contexts, (path, size)
+            if path in ("/payments", "/deliveries"):
+                assert [it["id"] for it in page["_embedded"][path[1:]]] == numbers[::-1][:size]
+
+
+def test_products_are_in_the_order_of_their_numbers_page_by_page(mealkit):
+    for _ in range(12):
+        mealkit.product()
+    numbers = [it["id"] for it in mealkit.all("/products?size=5", "products")]
+    assert numbers == sorted(numbers) and numbers[:12] == list(range(1, 13))
 
 
 def test_the_same_idempotency_key_is_the_same_order(mealkit):
