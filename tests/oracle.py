@@ -44,14 +44,14 @@ State = order_pb.Order.State
 ENDED = {State.STATE_COMPLETED, State.STATE_CANCELLED, State.STATE_REJECTED}
 
 
-def rows(house, context, message_class):
-    """Every resource of a kind; none of a context that the house is without."""
+def rows(house, context, message_class, **columns):
+    """Every resource of a kind, or those whose columns have these values, by their keys: orders oldest first. None of a context that
+    the house is without."""
     if context not in getattr(house, "contexts", CONTEXTS):
         return []
-    with house.connect(context) as connection:
-        with connection.cursor(binary=True) as cursor:
-            cursor.execute(f'SELECT body FROM "{TABLES[message_class]}"')
-            return [message_class.FromString(body) for (body,) in cursor]
+    where = " AND ".join(f'"{name}" = %({name})s' for name in columns) or "true"
+    found = house.ask(context, f'SELECT body FROM "{TABLES[message_class]}" WHERE {where} ORDER BY key', columns)
+    return [message_class.FromString(body) for (body,) in found]
 
 
 def _context(call):
@@ -125,9 +125,8 @@ class Verdict:
 
 def unfinished(house):
     """How many sagas have not ended, and wait for more than people."""
-    with house.connect("order") as connection, connection.cursor(binary=True) as cursor:
-        cursor.execute("SELECT body FROM orders WHERE state <> ALL(%s)", [list(ENDED)])
-        return sum(not waits_for_people(order_pb.OrderRecord.FromString(body)) for (body,) in cursor)
+    found = house.ask("order", "SELECT body FROM orders WHERE state <> ALL(%s)", [list(ENDED)])
+    return sum(not waits_for_people(order_pb.OrderRecord.FromString(body)) for (body,) in found)
 
 
 def settle(house, timeout=120):

@@ -75,41 +75,50 @@ def _event(message, stream_seq, attributes, data):
         payload=payload_class.FromString(data) if payload_class else data)
 
 
-async def _read(url, stream):
+async def _read(url, stream, known=None):
+    """What is in a stream, as (when it was made, its last sequence number, events). `known`: the same, of an earlier time: only what
+    came since is read."""
     connection = await nats.connect(url, connect_timeout=5, max_reconnect_attempts=1, allow_reconnect=False)
     try:
         jetstream = connection.jetstream(timeout=5)
         try:
-            last = (await jetstream.stream_info(stream)).state.last_seq
+            info = await jetstream.stream_info(stream)
         except nats.js.errors.NotFoundError:
-            return []
-        found = []
-        if last == 0:
-            return found
+            return None, 0, []
+        made, last = info.created, info.state.last_seq
+        _, read, found = known if known and known[0] == made and known[1] <= last else (made, 0, [])
+        if last == read:
+            return made, last, found
         subscription = await jetstream.subscribe(
-            ">", stream=stream, ordered_consumer=True, deliver_policy=nats.js.api.DeliverPolicy.ALL,
-            pending_msgs_limit=0, pending_bytes_limit=0)
+            ">", stream=stream, ordered_consumer=True, pending_msgs_limit=0, pending_bytes_limit=0,
+            config=nats.js.api.ConsumerConfig(
+                deliver_policy=nats.js.api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=read + 1))
         info = await subscription.consumer_info()
         if info.num_pending == 0 and info.delivered.stream_seq == 0:
-            return found  # everything has aged out
+            return made, last, found  # everything has aged out
+        found = list(found)
         while True:
             message = await subscription.next_msg(timeout=10)
             seq = message.metadata.sequence.stream
             found.extend(_decode(message, seq))
             if seq >= last or message.metadata.num_pending == 0:
-                return found
+                return made, seq, found
     finally:
         await connection.close()
 
 
 def read(url, stream):
     """Everything in a stream, in its order."""
-    return asyncio.run(_read(url, stream))
+    return asyncio.run(_read(url, stream))[-1]
+
+
+_known = {}  # url -> what events() has read there
 
 
 def events(url):
     """Every event, each once (a relay may publish again), in the order of their times."""
+    _known[url] = asyncio.run(_read(url, "GAEKJU_EVENTS", _known.get(url)))
     seen = {}
-    for event in read(url, "GAEKJU_EVENTS"):
+    for event in _known[url][-1]:
         seen.setdefault((event.source, event.id), event)
     return sorted(seen.values(), key=lambda event: (event.time, event.stream_seq))

@@ -24,8 +24,8 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
+import urllib.request
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -42,6 +42,11 @@ STOREFRONTS = [
     ROOT / "storefronts" / "fashion.textproto",
     *sorted((pathlib.Path(__file__).parent / "storefronts").glob("*.textproto")),
 ]
+
+
+# The table that a context's turns touch first.
+TABLE = {"assignment": "assignments", "cart": "carts", "catalog": "products", "delivery": "deliveries", "notification": "notices",
+         "order": "orders", "payment": "payments", "store": "acceptances", "view": "order_views"}
 
 
 def gaekju_binary():
@@ -85,13 +90,12 @@ def free_ports(count):
     ports = []
     while len(ports) < count:
         port = random.SystemRandom().randrange(low, high)
+        if not _reserve(port):  # first of all: to try somebody else's would take it from them for a moment
+            continue
         with socket.socket() as probe:
-            try:
+            with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if _reserve(port):
-            ports.append(port)
+                ports.append(port)
     return ports
 
 
@@ -103,8 +107,7 @@ def _reserve(port):
     """Keeps other test processes of this machine from a port that ours have not bound yet, or not again."""
     global _reservations
     if _reservations is None:
-        file = pathlib.Path(tempfile.gettempdir()) / f"gaekju-test-ports.{os.getuid()}"
-        _reservations = open(file, "ab")
+        _reservations = open(f"/tmp/gaekju-test-ports.{os.getuid()}", "ab")  # wherever TMPDIR is: there is one loopback for all
     try:
         fcntl.lockf(_reservations, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
@@ -117,7 +120,7 @@ def _reserve(port):
 class Process:
     """A child process with its log. Dies with the test session, whatever happens to that."""
 
-    def __init__(self, argv, log, user=None, env=None):
+    def __init__(self, argv, log, user=None, env=None, stdin=subprocess.DEVNULL):
         self.argv = [str(arg) for arg in argv]
         self.log = pathlib.Path(log)
         wrapper = ["setpriv", "--pdeathsig", "KILL"]
@@ -127,7 +130,7 @@ class Process:
         self._out.write(f"\n--- {' '.join(self.argv)}\n".encode())
         self._out.flush()
         self.popen = subprocess.Popen(
-            [*wrapper, *self.argv], stdin=subprocess.DEVNULL, stdout=self._out, stderr=subprocess.STDOUT, cwd="/",
+            [*wrapper, *self.argv], stdin=stdin, stdout=self._out, stderr=subprocess.STDOUT, cwd="/",
             env=env, start_new_session=True)
 
     @property
@@ -160,13 +163,27 @@ class Process:
         finally:
             self._out.close()
 
+    def connected_to(self, port):
+        """Whether it has a connection to that port of loopback."""
+        mine = set()
+        with contextlib.suppress(OSError):
+            for file in os.scandir(f"/proc/{self.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    mine.add(os.readlink(file).removeprefix("socket:[").rstrip("]"))
+        wanted = f"0100007F:{port:04X}"
+        for row in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, _, remote, state, *rest = row.split()
+            if remote == wanted and state == "01" and rest[5] in mine:
+                return True
+        return False
+
     def log_tail(self, lines=25):
         with contextlib.suppress(OSError):
             return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
         return ""
 
 
-def _postgres_bin():
+def postgres_bin():
     for folder in [os.environ.get("GAEKJU_PG_BIN"), *sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)]:
         if folder and (pathlib.Path(folder) / "initdb").exists():
             return pathlib.Path(folder)
@@ -189,11 +206,14 @@ class Cluster:
         self.folder = pathlib.Path(folder)
         self.port = free_ports(1)[0]
         self._settings = settings or {}
-        self._bin = _postgres_bin()
+        self._bin = postgres_bin()
         self._user = None
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             self._user = "postgres"
         self._process = None
+        self._kept = {}  # database -> a connection that nobody uses just now
+        self._lent = {}  # how the names of some databases begin -> for which contexts there are some
+        self._free = []  # (the same, the same): given back
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -244,6 +264,39 @@ class Cluster:
     def connect(self, database, **options):
         return psycopg.connect(self.dsn(database), **{"autocommit": True, "connect_timeout": 5, **options})
 
+    def ask(self, database, sql, parameters=None):
+        """The rows of a query, bytea as bytes, over a connection that is kept: a new one costs PostgreSQL a process."""
+        for kept in (self._kept.pop(database, None), None):
+            try:
+                connection = kept or self.connect(database)
+                found = connection.execute(sql, parameters, binary=True).fetchall()
+            except psycopg.OperationalError:
+                if kept is None:
+                    raise
+            else:
+                self._kept[database] = connection
+                return found
+
+    def lend(self, contexts):
+        """An empty database for each context; returns how their names begin, before "_" and the context. Those that an earlier house
+        gave back are emptied and lent again: to make one costs more than most tests do with it."""
+        name, made = self._free.pop() if self._free else (f"t{random.SystemRandom().getrandbits(40):010x}", set())
+        self.create(*(f"{name}_{context}" for context in contexts if context not in made))
+        self._lent[name] = made | set(contexts)
+        return name
+
+    def take_back(self, name, contexts):
+        """From a house whose processes have all ended."""
+        for context in contexts:
+            with self.connect(f"{name}_{context}") as connection:
+                # Of those that were killed in the middle of something, PostgreSQL's side may still be at it.
+                connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                                   " WHERE datname = current_database() AND pid <> pg_backend_pid()")
+                connection.execute("SET client_min_messages = error")
+                connection.execute("DROP SCHEMA public CASCADE")
+                connection.execute("CREATE SCHEMA public")
+        self._free.append((name, self._lent.pop(name)))
+
     def create(self, *databases):
         # Copying the template's files takes checkpoints, and less work otherwise: right where checkpoints wait for no disk.
         strategy = "STRATEGY FILE_COPY" if self._settings.get("fsync") == "off" else ""
@@ -271,7 +324,6 @@ class House:
         self.storefronts.mkdir()
         for file in storefronts:
             shutil.copy(file, self.storefronts)
-        self.name = f"t{random.SystemRandom().getrandbits(40):010x}"
         self.flags = dict(flags or {})
         ports = free_ports(2 * len(self.contexts) + 2)
         self.ports = dict(zip(self.contexts, ports))
@@ -279,10 +331,12 @@ class House:
         self.nats_port, self.nats_http_port = ports[-2:]
         self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
         self.processes = {}    # context -> Process, while it runs
+        self.callers = {"order": lambda: self.processes.get("order")}  # who calls contexts: name -> their process, if they run
+        self._missed = {}      # context that is down -> processes that were connected with it
         self._frozen = set()
         self.disturbed = False  # something was stopped or frozen since heal()
         self._channels = {}
-        cluster.create(*map(self.database, self.contexts))
+        self.name = cluster.lend(self.contexts)
 
     def __enter__(self):
         return self
@@ -292,7 +346,7 @@ class House:
             channel.close()
         for name in [name for name in self.processes if name != "nats"] + ["nats"]:
             self.kill(name)
-        self.cluster.drop(*map(self.database, self.contexts))
+        self.cluster.take_back(self.name, self.contexts)
 
     # ------------------------------------------------------------------ processes
     def database(self, context):
@@ -351,6 +405,10 @@ class House:
                 return False
 
         eventually(quietly, f"{name} serves; its log:\n{self.processes[name].log_tail()}", timeout)
+        for process in self._missed.pop(name, ()):
+            # Until its channel has it again (docs: runtime/rpc_client.cc), whoever calls is refused at once.
+            eventually(lambda: not process.alive() or process.stopped() or process.connected_to(self.ports[name]),
+                       f"{process.argv[1:3]} has found {name} again", timeout)
 
     def serving(self, context):
         """What the context's health service says."""
@@ -382,17 +440,22 @@ class House:
 
     def stop(self, name):
         """SIGTERM; returns the exit code. It stays down."""
-        self.disturbed = True
-        self._frozen.discard(name)
+        self._goes(name)
         return self.processes.pop(name).end(signal.SIGTERM)
 
     def kill(self, name):
         """kill -9. It stays down."""
-        self.disturbed = True
-        self._frozen.discard(name)
+        self._goes(name)
         process = self.processes.pop(name, None)
         if process:
             process.end(signal.SIGKILL)
+
+    def _goes(self, name):
+        self.disturbed = True
+        self._frozen.discard(name)
+        if name in self.ports and name in self.processes:
+            callers = [process for caller in self.callers.values() if (process := caller()) and process.alive()]
+            self._missed.setdefault(name, set()).update(it for it in callers if it.connected_to(self.ports[name]))
 
     def restart(self, name):
         self.kill(name)
@@ -429,6 +492,39 @@ class House:
             if name not in self.processes:
                 self.start(name)
 
+    @contextlib.contextmanager
+    def killed(self, context, moment="in_turn"):
+        """Around a flow: the context is killed with -9 in the middle of its part in it, and comes back.
+
+        in_turn      while its turn has read or is about to read its rows, before COMMIT
+        committed    after its COMMIT, and before anybody was told of it
+        unanswered   frozen beforehand: it has what it was asked, and does not come to look at it
+        unpublished  after its COMMIT, while the bus is frozen: what it has to say stands only in its outbox
+        """
+        if moment in ("in_turn", "committed"):
+            with self.locked(context, TABLE[context], "ACCESS EXCLUSIVE" if moment == "in_turn" else "SHARE") as lock:
+                yield
+                lock.wait_for_waiter()
+                if moment == "committed":  # all that the turn writes is with PostgreSQL, COMMIT included
+                    self.freeze(context)
+                else:
+                    self.kill(context)
+            if moment == "committed":
+                eventually(lambda: lock.waiters() == 0, "it is committed")
+            self.restart(context)
+        elif moment == "unanswered":
+            self.freeze(context)
+            yield
+            self.restart(context)
+        elif moment == "unpublished":
+            with self.frozen("nats"):
+                yield
+                self.kill(context)
+                self.launch(context)
+            self.wait_ready(context)
+        else:
+            raise ValueError(moment)
+
     def wipe_bus(self):
         """nats-server is killed, its store deleted, and it comes back empty."""
         self.kill("nats")
@@ -451,6 +547,10 @@ class House:
     def connect(self, context, **options):
         return self.cluster.connect(self.database(context), **options)
 
+    def ask(self, context, sql, parameters=None):
+        """The rows of a query, bytea as bytes."""
+        return self.cluster.ask(self.database(context), sql, parameters)
+
     @contextlib.contextmanager
     def locked(self, context, table, mode="ACCESS EXCLUSIVE"):
         """Nobody else can read or write the table: the context's turns that touch it wait inside PostgreSQL. With `mode` "SHARE" only
@@ -462,14 +562,13 @@ class House:
             finally:
                 connection.rollback()
 
-    def metric(self, context, name):
-        """Sum of a metric over its labels; 0 when there is none yet."""
-        import urllib.request
+    def metric(self, context, name, **labels):
+        """Sum of a metric over the series that have these labels; 0 when there is none yet."""
         url = f"http://127.0.0.1:{self.metrics_ports[context]}/metrics"
         with urllib.request.urlopen(url, timeout=5) as answer:
             lines = answer.read().decode().splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines
-                   if line.split("{")[0].split(" ")[0] == name)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split("{")[0].split(" ")[0] == name
+                   and all(f'{label}="{value}"' in line for label, value in labels.items()))
 
     def up_json(self):
         """What `gaekju up` would write about this house, for the tools that read it."""
@@ -508,10 +607,11 @@ class Lock:
         self._table = table
 
     def waiters(self):
-        with self._house.cluster.connect("postgres") as connection:
-            return connection.execute(
-                "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE NOT granted AND datname = %s",
-                [self._house.database(self._context)]).fetchone()[0]
+        """How many statements wait for it or another of the context's tables."""
+        ((count,),) = self._house.ask(
+            self._context, "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)"
+            " WHERE NOT granted AND datname = current_database()")
+        return count
 
     def wait_for_waiter(self):
         eventually(self.waiters, f"{self._context} waits for its table {self._table}")

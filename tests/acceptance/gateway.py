@@ -7,7 +7,7 @@
         gw.send("GET", "/orders/1", shop="myshop")          # the same without httpie: quicker, for many
         gw.api("POST", "/v1/storefronts/fashion/orders", {...})   # the core API
 
-`http` runs the very text of a document's command, in a shell, with the real httpie. The document's ports belong to nobody here: httpie
+`http` runs the very text of a document's command, in a shell, with the real httpie (httpie_host.py). The document's ports belong to nobody here: httpie
 takes the shop's listener as its HTTP proxy, so the request says `Host: localhost:8081` and goes to a port of ours.
 """
 
@@ -19,11 +19,13 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 
 import pytest
 
+import httpie_host
 from gaekju_house import Process, SECONDS_TO_START, eventually, free_ports, gaekju_binary
 
 SHOPS = ["myshop", "mealkit", "tshop", "funshop", "fashion"]
@@ -85,10 +87,12 @@ class Gateway:
         self.storefronts = dict(storefronts or {})
         self.flags, self.gateway_flags = list(flags), list(gateway_flags)
         self.processes = {}
+        house.callers[self.folder.name] = lambda: self.processes.get("facade")
         # What makes httpie's output readable for programs, so that the command itself stays as it is printed.
         (self.folder / "httpie").mkdir()
         (self.folder / "httpie" / "config.json").write_text(json_module.dumps({"default_options": [
-            "--ignore-stdin", "--print=hb", "--pretty=none", f"--timeout={SECONDS_TO_ANSWER}"]}))
+            "--ignore-stdin", "--print=hb", "--pretty=none", f"--timeout={SECONDS_TO_ANSWER}"], "disable_update_warnings": True}))
+        self._httpie_port = None
 
     # ------------------------------------------------------------------ processes
     def __enter__(self):
@@ -100,6 +104,7 @@ class Gateway:
         return self
 
     def __exit__(self, kind=None, *_):
+        self.house.callers.pop(self.folder.name)
         for name in list(self.processes):
             self.processes.pop(name).end(signal.SIGKILL)
         log = self.folder / "envoy.log"
@@ -110,11 +115,19 @@ class Gateway:
     def peers(self):
         return ",".join(f"{name}=127.0.0.1:{port}" for name, port in self.house.ports.items())
 
+    def card_key(self):
+        """The file with the key of card numbers: one of a house, as its orders are."""
+        file = pathlib.Path(self.house.folder) / "card.key"
+        if not file.exists():
+            file.write_text(os.urandom(32).hex())
+        return file
+
     def launch_facade(self):
         sells = ",".join(f"{shop}={storefront}" for shop, storefront in self.storefronts.items())
         self.processes["facade"] = Process(
             [gaekju_binary(), "facade", f"--listen=127.0.0.1:{self.facade_port}", f"--metrics=127.0.0.1:{self.metrics_port}",
-             f"--peers={self.peers}", f"--facade_storefronts={sells}", *self.flags], self.folder / "facade.log")
+             f"--peers={self.peers}", f"--facade_storefronts={sells}", f"--facade_card_key_file={self.card_key()}", *self.flags],
+            self.folder / "facade.log")
 
     def launch_envoy(self):
         listeners = ",".join(f"{name}={port}" for name, port in self.ports.items())
@@ -155,12 +168,16 @@ class Gateway:
     def http(self, command, shop):
         """Runs a command that a document prints, as it is printed."""
         environment = {
-            "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-            "HOME": str(self.folder), "HTTPIE_CONFIG_DIR": str(self.folder / "httpie"), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1",
-            "http_proxy": f"http://127.0.0.1:{self.ports[shop]}",
-        }
-        done = subprocess.run(["bash", "-c", command], env=environment, stdin=subprocess.DEVNULL, capture_output=True,
-                              timeout=SECONDS_TO_ANSWER + 30)
+            "PATH": os.environ["PATH"], "HOME": str(self.folder), "HTTPIE_CONFIG_DIR": str(self.folder / "httpie"),
+            "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+        if self._httpie_port is None:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                self.processes["httpie"] = Process(
+                    [sys.executable, httpie_host.__file__], self.folder / "httpie.log", env=environment, stdin=listener)
+                self._httpie_port = listener.getsockname()[1]
+        done = subprocess.run(["bash", "-c", httpie_host.shell(self._httpie_port) + command],
+                              env={**environment, "http_proxy": f"http://127.0.0.1:{self.ports[shop]}"},
+                              stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS_TO_ANSWER + 30)
         output = done.stdout.decode()
         assert output.startswith("HTTP/"), f"{command}\nended with {done.returncode}: {output}\n{done.stderr.decode()}"
         head, _, body = output.replace("\r\n", "\n").partition("\n\n")

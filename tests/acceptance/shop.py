@@ -266,16 +266,23 @@ class Shop:
     # ------------------------------------------------------------------ behind the counter: rows, as they are stored
     def records(self, customer_id):
         """What the order context stores of a buyer's orders, also of those that nobody may see."""
-        return [record for record in oracle.rows(self.house, "order", order_pb.OrderRecord)
-                if record.order.customer_id == customer_id]
+        return oracle.rows(self.house, "order", order_pb.OrderRecord, customer_id=customer_id)
+
+    def record(self, order):
+        """What the order context stores of one order."""
+        return only(oracle.rows(self.house, "order", order_pb.OrderRecord, key=_id(order)))
 
     def ledger(self, order):
         """account -> sum, over the entries of one order."""
         sums = {}
-        for entry in oracle.rows(self.house, "payment", payment_pb.LedgerEntry):
-            if entry.order_id == _id(order):
-                sums[entry.account] = sums.get(entry.account, 0) + entry.amount
+        for entry in oracle.rows(self.house, "payment", payment_pb.LedgerEntry, order_id=_id(order)):
+            sums[entry.account] = sums.get(entry.account, 0) + entry.amount
         return sums
+
+
+def in_order(names, wanted):
+    """The wanted events, each once, in that order."""
+    return [name for name in names if name in wanted] == wanted
 
 
 def only(found):

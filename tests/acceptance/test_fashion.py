@@ -11,7 +11,7 @@ import pytest
 
 import oracle
 from gaekju_house import eventually
-from shop import Call, Shop, refused, won
+from shop import Call, Shop, in_order, refused, won
 from stubs import delivery_pb, delivery_service, order_pb, payment_pb, store_service
 
 PRICE = 20_000
@@ -95,11 +95,6 @@ def never_was(shop, customer_id, request_ids=None):
         assert shop.acceptances(order_id) == []
         assert shop.deliveries(order_id) == []
     assert shop.views_of(customer_id) == []
-
-
-def in_order(names, wanted):
-    """The wanted events, each once, in that order."""
-    return [name for name in names if name in wanted] == wanted
 
 
 # ---------------------------------------------------------------- FA-01 … FA-13
@@ -418,37 +413,7 @@ def _cancelled_before_delivery(shop, order):
 
 # ---------------------------------------------------------------- the same, with a process killed in the middle
 
-# The contexts that the flow asks, each with the table that its turn touches first.
-TABLE = {"order": "orders", "catalog": "products", "payment": "payments", "store": "acceptances",
-         "delivery": "deliveries", "view": "order_views"}
-
-
-@contextlib.contextmanager
-def killed(house, context, moment):
-    """Around a flow: the context is killed with -9 in the middle of its part in it, and comes back.
-
-    in_turn      while its turn has read or is about to read its rows, before COMMIT
-    unanswered   after it has the request, frozen, before it looks at it
-    unpublished  after its COMMIT, while the bus is frozen: what it has to say stands only in its outbox
-    """
-    if moment == "in_turn":
-        with house.locked(context, TABLE[context]) as lock:
-            yield lock.wait_for_waiter
-            lock.wait_for_waiter()
-            house.kill(context)
-        house.start(context)
-    elif moment == "unanswered":
-        house.freeze(context)
-        yield lambda: None
-        house.kill(context)
-        house.start(context)
-    elif moment == "unpublished":
-        house.freeze("nats")
-        yield lambda: None
-        house.kill(context)
-        house.launch(context)
-        house.thaw("nats")
-        house.wait_ready(context)
+FLOW = ("order", "catalog", "payment", "store", "delivery", "view")  # the contexts that it asks
 
 
 def _asked_steps(shop, buyer):
@@ -456,8 +421,8 @@ def _asked_steps(shop, buyer):
 
 
 PLACE_KILLS = [
-    *[(context, "in_turn") for context in TABLE],
-    *[(context, "unanswered") for context in TABLE],
+    *[(context, "in_turn") for context in FLOW],
+    *[(context, "unanswered") for context in FLOW],
     *[(context, "unpublished") for context in ("order", "payment")],
 ]
 
@@ -466,7 +431,7 @@ PLACE_KILLS = [
 def test_FA_02_FA_03_FA_04_with_a_process_killed_while_placing(house, fashion, context, moment):
     product, buyer = fashion.product(), fashion.buyer()
     request = fashion.request(buyer, product)
-    with killed(house, context, moment):
+    with house.killed(context, moment):
         call = Call(lambda: fashion.insist(lambda: fashion.send(request)))
         if moment == "unpublished":  # placing needs no bus
             call.result()
@@ -486,7 +451,7 @@ def test_FA_02_FA_03_FA_04_with_a_process_killed_while_placing(house, fashion, c
 def test_FA_02_with_order_killed_between_the_payments_commit_and_its_own(house, fashion):
     product, buyer = fashion.product(), fashion.buyer()
     request = fashion.request(buyer, product)
-    with house.locked("payment", TABLE["payment"]) as lock:
+    with house.locked("payment", "payments") as lock:
         call = Call(lambda: fashion.insist(lambda: fashion.send(request)))
         lock.wait_for_waiter()
         house.freeze("order")
@@ -503,8 +468,8 @@ def test_FA_02_with_order_killed_between_the_payments_commit_and_its_own(house, 
 
 
 CANCEL_KILLS = [
-    *[(context, "in_turn") for context in TABLE if context != "catalog"],
-    *[(context, "unanswered") for context in TABLE if context != "catalog"],
+    *[(context, "in_turn") for context in FLOW if context != "catalog"],
+    *[(context, "unanswered") for context in FLOW if context != "catalog"],
     ("order", "unpublished"),
 ]
 
@@ -512,7 +477,7 @@ CANCEL_KILLS = [
 @pytest.mark.parametrize("context,moment", CANCEL_KILLS, ids=[f"{c}-{m}" for c, m in CANCEL_KILLS])
 def test_FA_05_FA_10_FA_11_with_a_process_killed_while_cancelling(house, fashion, context, moment):
     order = completed(fashion, fashion.place(fashion.buyer(), fashion.product()))
-    with killed(house, context, moment):
+    with house.killed(context, moment):
         call = Call(lambda: fashion.insist(lambda: fashion.cancel(order)))
         if context != "order":
             call.result()
@@ -535,7 +500,7 @@ def test_FA_03_FA_05_with_the_bus_killed_or_wiped_in_the_middle(house, fashion, 
     order = None
     if moment == "cancelling":
         order = completed(fashion, fashion.place(fashion.buyer(), fashion.product()))
-    with house.locked("store", TABLE["store"]) as lock:  # the store has the command, and has not done it
+    with house.locked("store", "acceptances") as lock:  # the store has the command, and has not done it
         if moment == "placing":
             order = fashion.place(fashion.buyer(), _without_store(fashion).product())
         else:
@@ -568,7 +533,7 @@ def test_FA_07_with_payment_killed_after_it_took_the_money_of_a_refused_order(ho
     """The answer is lost, so the order is refused for unavailability; the money must go back."""
     product, buyer = fashion.product(), fashion.buyer()
     request = fashion.request(buyer, product)
-    with house.locked("payment", TABLE["payment"]) as lock:
+    with house.locked("payment", "payments") as lock:
         call = Call(lambda: fashion.send(request))
         lock.wait_for_waiter()
         with refused("UNAVAILABLE", "STEP_UNREACHABLE"):  # the call's deadline passes while the money is on its way
@@ -598,7 +563,7 @@ def test_FA_08_FA_13_with_a_process_killed_while_the_store_is_down(house, fashio
 def test_FA_12_with_a_process_killed_while_placing(house, direct, context):
     product, buyer = direct.product(), direct.buyer()
     request = direct.request(buyer, product)
-    with killed(house, context, "in_turn"):
+    with house.killed(context, "in_turn"):
         call = Call(lambda: direct.insist(lambda: direct.send(request)))
     order = direct.until(call.result(), "COMPLETED")
     (delivery,) = [it for it in house.client("delivery").ListDeliveries(
@@ -610,7 +575,7 @@ def test_FA_12_with_a_process_killed_while_placing(house, direct, context):
 
 @pytest.mark.parametrize("context", ["store", "catalog"])
 def test_FA_01_with_a_process_killed_while_registering(house, fashion, context):
-    with killed(house, context, "in_turn") if context == "catalog" else _items_locked(house):
+    with house.killed(context, "in_turn") if context == "catalog" else _items_locked(house):
         call = Call(lambda: fashion.insist(lambda: fashion.product(product_id=f"p-{fashion.buyer()}")))
     product = call.result()
     assert [it.product_id for it in fashion.items() if it.product_id == product] == [product]

@@ -14,7 +14,7 @@ import pytest
 
 import bus
 import oracle
-from gaekju_house import House, eventually
+from gaekju_house import TABLE, House, eventually
 from gateway import Gateway
 from shop import SECONDS_TO_ANSWER, Call, Shop, State, line, only, refused
 from stubs import ROOT, delivery_pb, delivery_service, notification_pb, notification_service, order_pb, order_service
@@ -38,10 +38,6 @@ CUSTOMER_CENTER = "http GET    http://localhost:8083/customercenter/myPages"
 SHIPPED_EVENTS = ["OrderPlaced", "NoticeSent", "DeliveryStarted", "OrderCompleted"]
 CANCELLED_EVENTS = ["OrderPlaced", "DeliveryStarted", "OrderCompleted", "DeliveryCancelled", "OrderCancelCompleted"]
 NOTICE, CANCEL_NOTICE = "Notice Send", "Cancel Notice Send"
-
-# The table that a context's turn touches first.
-TABLE = {"order": "orders", "notification": "notices", "delivery": "deliveries", "view": "order_views"}
-
 
 # ---------------------------------------------------------------- the house and its shops
 
@@ -170,8 +166,7 @@ class Myshop(Shop):
 
     def tasks(self, order):
         """step id -> its task, as order has stored it."""
-        (record,) = [it for it in oracle.rows(self.house, "order", order_pb.OrderRecord) if it.order.order_id == order.order_id]
-        return {task.step_id: task for task in record.saga.tasks}
+        return {task.step_id: task for task in self.record(order).saga.tasks}
 
     def statuses_told(self, order):
         """The order's words, in the order in which its events told them."""
@@ -252,34 +247,6 @@ def not_cancelled(shop, order):
     assert names.count("NoticeSent") == 1
     assert [name for name in shop.timeline(order) if "Cancel" in name] == []
     assert set(shop.statuses_told(order)) == {"ORDERED", "SHIPPED"}
-
-
-@contextlib.contextmanager
-def killed(house, context, moment):
-    """Around a flow: the context is killed with -9 in the middle of its part in it, and comes back.
-
-    in_turn      while its turn has read or is about to read its rows, before COMMIT
-    unanswered   after it has the request, frozen, before it looks at it
-    unpublished  after its COMMIT, while the bus is frozen: what it has to say stands only in its outbox
-    """
-    if moment == "in_turn":
-        with house.locked(context, TABLE[context]) as lock:
-            yield
-            lock.wait_for_waiter()
-            house.kill(context)
-        house.start(context)
-    elif moment == "unanswered":
-        house.freeze(context)
-        yield
-        house.kill(context)
-        house.start(context)
-    elif moment == "unpublished":
-        house.freeze("nats")
-        yield
-        house.kill(context)
-        house.launch(context)
-        house.thaw("nats")
-        house.wait_ready(context)
 
 
 # ---------------------------------------------------------------- MY-01 … MY-05: an order
@@ -612,7 +579,7 @@ def test_MY_15_notice_is_down_and_the_cancel_succeeds(house, document):
 def test_MY_15_notice_dies_over_the_cancels_notice_and_says_it_once(house, myshop, moment):
     order = shipped(myshop, myshop.place())
     if moment == "in_turn":
-        with killed(house, "notification", "in_turn"):
+        with house.killed("notification", "in_turn"):
             myshop.insist(lambda: myshop.cancel(order))
     else:
         with house.locked("notification", "notices") as lock:
@@ -847,13 +814,13 @@ def test_MY_19_an_unknown_order_is_not_found_and_nothing_is_published(house, doc
 # ---------------------------------------------------------------- the same, with a process killed in the middle
 
 
-PLACE_KILLS = [(context, moment) for moment in ("in_turn", "unanswered") for context in TABLE] + [("order", "unpublished")]
+PLACE_KILLS = [(context, moment) for moment in ("in_turn", "unanswered") for context in CONTEXTS] + [("order", "unpublished")]
 
 
 @pytest.mark.parametrize("context,moment", PLACE_KILLS, ids=[f"{c}-{m}" for c, m in PLACE_KILLS])
 def test_MY_02_MY_03_MY_04_MY_05_with_a_process_killed_while_placing(house, myshop, context, moment):
     request = myshop.request()
-    with killed(house, context, moment):
+    with house.killed(context, moment):
         call = Call(lambda: myshop.insist(lambda: myshop.send(request)))
         if context != "order" or moment == "unpublished":
             call.result()  # the buyer waits for nobody else
@@ -878,13 +845,13 @@ def test_MY_04_with_a_process_killed_after_it_did_its_part_and_before_anybody_kn
     shipped(myshop, order)
 
 
-CANCEL_KILLS = [*[(context, "in_turn") for context in TABLE], ("order", "unanswered"), ("order", "unpublished")]
+CANCEL_KILLS = [*[(context, "in_turn") for context in CONTEXTS], ("order", "unanswered"), ("order", "unpublished")]
 
 
 @pytest.mark.parametrize("context,moment", CANCEL_KILLS, ids=[f"{c}-{m}" for c, m in CANCEL_KILLS])
 def test_MY_06_MY_07_MY_08_MY_09_with_a_process_killed_while_cancelling(house, myshop, context, moment):
     order = shipped(myshop, myshop.place())
-    with killed(house, context, moment):
+    with house.killed(context, moment):
         call = Call(lambda: myshop.insist(lambda: myshop.cancel(order)))
         if moment == "unpublished" or context in ("notification", "view"):
             call.result()

@@ -14,7 +14,7 @@ import time
 import psycopg
 import pytest
 
-from gaekju_house import eventually, free_ports, gaekju_binary
+from gaekju_house import WITHOUT_FSYNC, eventually, free_ports, gaekju_binary, postgres_bin
 from stubs import CONTEXTS, ROOT
 
 SECONDS_TO_START = 90
@@ -33,11 +33,26 @@ def gaekju(*args, check=True, timeout=120):
     return done
 
 
+def quick_postgres():
+    """A folder of programs for --postgres_directory: PostgreSQL's own, without waiting for the disk."""
+    folder = pathlib.Path(f"/tmp/gaekju-quick-postgres.{os.getuid()}")
+    folder.mkdir(mode=0o755, exist_ok=True)
+    settings = " ".join(f"-c {name}={value}" for name, value in WITHOUT_FSYNC.items())
+    for name, more in (("initdb", "--no-sync"), ("postgres", settings)):
+        script = folder / f".{name}.{os.getpid()}"
+        script.write_text(f'#!/bin/sh\n[ "$1" = --version ] || set -- "$@" {more}\nexec {postgres_bin() / name} "$@"\n')
+        script.chmod(0o755)
+        script.rename(folder / name)
+    return folder
+
+
 class Up:
     """A running `gaekju up`."""
 
-    def __init__(self, data, *flags):
+    def __init__(self, data, *flags, durable=False):
+        """`durable`: as it is sold, for what the disk has a part in."""
         self.data = pathlib.Path(data)
+        flags = [*flags, *([] if durable else [f"--postgres_directory={quick_postgres()}"])]
         self.log = pathlib.Path(f"{data}.out")
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen(
@@ -110,10 +125,26 @@ def clear(data):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
+@pytest.fixture(scope="session")
+def used():
+    """A directory in which it has run before, and was stopped: nothing was sold yet. To be copied."""
+    data = fresh_directory()
+    up = Up(data).wait_ready()
+    assert up.end() == 0, up.output()
+    yield data
+    clear(data)
+
+
+def copy_of(data):
+    copy = fresh_directory()
+    subprocess.run(["cp", "-a", f"{data}/.", copy], check=True)
+    return copy
+
+
 @pytest.fixture(scope="module")
 def running():
     data = fresh_directory()
-    up = Up(data).wait_ready()
+    up = Up(data, durable=True).wait_ready()
     yield up
     up.end(signal.SIGKILL)
     eventually(lambda: not left_behind(data), "nothing is left behind", 20)
@@ -125,14 +156,15 @@ def test_the_commands_it_prints_work_as_they_are(running):
     commands = [line.strip() for line in running.output().splitlines() if line.startswith("  ") and " call" in line or "grpcurl" in line]
     orders, others = [it for it in commands if it.startswith("ORDER=")], [it for it in commands if not it.startswith("ORDER=")]
     assert len(orders) == len(SHOPS) and len(others) == 2, running.output()
-    for shop, order in zip(SHOPS, orders):
+    people = {shop: subprocess.Popen(["bash", "-c", "set -e\n" + "\nsleep 1\n".join([order, *others])], stdout=subprocess.PIPE,
+                                     stderr=subprocess.STDOUT, text=True, cwd=ROOT) for shop, order in zip(SHOPS, orders)}
+    for (shop, person), order in zip(people.items(), orders):
         assert f'"storefront":"{shop}"' in order
-        script = "set -e\n" + "\nsleep 1\n".join([order, *others])
-        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        assert f'"storefront": "{shop}"' in done.stdout and '"cancelTime"' in done.stdout, done.stdout
+        told, _ = person.communicate(timeout=60)
+        assert person.returncode == 0, f"{order}\n{told}"
+        assert f'"storefront": "{shop}"' in told and '"cancelTime"' in told, told
         if shop == "fashion":
-            assert '"deliveryState": "STATE_STARTED"' in done.stdout
+            assert '"deliveryState": "STATE_STARTED"' in told
 
 
 def test_the_demo_products_are_on_sale(running):
@@ -259,15 +291,16 @@ def test_what_is_missing_or_wrong_is_said(args, says):
 def test_a_bad_storefront_ends_it_with_the_place_of_the_mistake():
     data, storefronts = fresh_directory(), fresh_directory()
     (storefronts / "bad.textproto").write_text('id: "bad"\nplace { step { id: "pay" cal: "payment.Capture" } }\n')
-    done = gaekju("up", f"--data={data}", "--port_base=0", f"--storefronts={storefronts}", check=False)
+    done = gaekju("up", f"--data={data}", "--port_base=0", f"--postgres_directory={quick_postgres()}",
+                  f"--storefronts={storefronts}", check=False)
     assert done.returncode == 1 and "bad.textproto:2:" in done.stderr, done.stderr
     assert not left_behind(data)
     clear(data)
     clear(storefronts)
 
 
-def test_ctrl_c_stops_all_of_it_and_the_data_stays():
-    data = fresh_directory()
+def test_ctrl_c_stops_all_of_it_and_the_data_stays(used):
+    data = copy_of(used)
     try:
         up = Up(data).wait_ready()
         order_id = up.place()
@@ -287,8 +320,8 @@ def test_ctrl_c_stops_all_of_it_and_the_data_stays():
         clear(data)
 
 
-def test_nothing_outlives_a_killed_supervisor_and_the_next_one_goes_on():
-    data = fresh_directory()
+def test_nothing_outlives_a_killed_supervisor_and_the_next_one_goes_on(used):
+    data = copy_of(used)
     try:
         up = Up(data).wait_ready()
         order_id = up.place()

@@ -13,12 +13,12 @@ import pytest
 from gaekju_house import eventually, gaekju_binary
 from gateway import need_envoy
 from stubs import ROOT
-from test_up import Up, clear, fresh_directory, left_behind
+from test_up import Up, clear, copy_of, left_behind, quick_postgres, used  # noqa: F401: a fixture
 
 
 @pytest.fixture
-def directory():
-    data = fresh_directory()
+def directory(used):
+    data = copy_of(used)
     yield data
     eventually(lambda: not left_behind(data), "nothing is left behind", 20)
     clear(data)
@@ -65,15 +65,15 @@ def test_without_envoy_everything_else_runs(directory, envoy, says):
     # A copy of the program and of the storefronts: far from the .venv that has an Envoy.
     directory.chmod(0o711)  # PostgreSQL's own user has to be able to enter
     away = directory / "away"
-    away.mkdir(parents=True)
+    away.mkdir()
     binary = shutil.copy(gaekju_binary(), away / "gaekju")
     shutil.copytree(ROOT / "storefronts", away / "storefronts")
     path = ":".join(folder for folder in os.environ["PATH"].split(":") if not (pathlib.Path(folder) / "envoy").exists())
     log = directory / "out"
     with open(log, "wb") as out:
         process = subprocess.Popen(
-            [binary, "up", f"--data={directory}/data", "--port_base=0", "--nodemo", f"--storefronts={away}/storefronts",
-             *([f"--envoy={envoy}"] if envoy else [])],
+            [binary, "up", f"--data={directory}", "--port_base=0", f"--postgres_directory={quick_postgres()}", "--nodemo",
+             f"--storefronts={away}/storefronts", *([f"--envoy={envoy}"] if envoy else [])],
             stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, cwd="/", start_new_session=True,
             env={**{name: value for name, value in os.environ.items() if name != "GAEKJU_ENVOY"}, "PATH": path})
     try:
@@ -85,7 +85,7 @@ def test_without_envoy_everything_else_runs(directory, envoy, says):
         eventually(shown, "it is open", 120)
         assert "no web gateway" in log.read_text() and says in log.read_text()
         assert "Or over HTTP" not in log.read_text()
-        done = subprocess.run([binary, "call", f"--data={directory}/data", "order.ListOrders", "{}"], capture_output=True, text=True)
+        done = subprocess.run([binary, "call", f"--data={directory}", "order.ListOrders", "{}"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     finally:
         process.send_signal(signal.SIGINT)
