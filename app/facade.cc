@@ -28,6 +28,9 @@ ABSL_FLAG(
     std::string, facade_storefronts, "",
     "storefronts that shops of the facade sell in, where it is not the one of their own name: "
     "SHOP=STOREFRONT,…");
+ABSL_FLAG(std::string, facade_card_key_file, "",
+          "file with the key of card numbers, 64 hex digits as of `openssl rand -hex 32`; without "
+          "it, nobody reads more of a number again than its last four digits");
 ABSL_FLAG(int, facade_lane_threads, 32,
           "how many requests of the facade may wait for one context at a time; more queue");
 ABSL_FLAG(std::string, facade_at, "127.0.0.1:50049", "where `gaekju facade` is, host:port");
@@ -70,6 +73,15 @@ int RunFacade(const std::vector<std::string>& arguments) {
   options.lane_threads_max = absl::GetFlag(FLAGS_facade_lane_threads);
   if (options.lane_threads_max < 1)
     return Fail("facade", "--facade_lane_threads must be at least 1", kConfigExitCode);
+  if (const std::string file = absl::GetFlag(FLAGS_facade_card_key_file); !file.empty()) {
+    const absl::StatusOr<std::string> key = ReadFile(file);
+    if (!key.ok()) return Fail("facade", key.status().message(), kConfigExitCode);
+    absl::StatusOr<facade::CardBox> cards = facade::CardBox::Of(*key);
+    if (!cards.ok()) {
+      return Fail("facade", absl::StrCat(file, ": ", cards.status().message()), kConfigExitCode);
+    }
+    options.cards = *std::move(cards);
+  }
   const auto storefronts = Pairs(absl::GetFlag(FLAGS_facade_storefronts), "facade_storefronts");
   if (!storefronts.ok()) return Fail("facade", storefronts.status().message(), kConfigExitCode);
   for (const auto& [shop, storefront] : *storefronts) {
@@ -195,7 +207,7 @@ Command FacadeCommand() {
               "contexts. Keeps nothing. Envoy in front\n"
               "makes the documents' HTTP of it: see `gaekju gateway-config`; `gaekju up` starts "
               "both.\n",
-          .flags = {"facade_storefronts", "facade_lane_threads"},
+          .flags = {"facade_storefronts", "facade_lane_threads", "facade_card_key_file"},
           .server_flags = true,
           .run = RunFacade};
 }

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <random>
 
 #include "absl/flags/flag.h"
 #include "absl/strings/match.h"
@@ -115,10 +116,20 @@ absl::Status UpGateway::Prepare(PortBook& book, int* next_port,
 absl::Status UpGateway::Start(Supervisor& supervisor, const std::string& peers,
                               const std::vector<std::string>& flags,
                               const std::function<void(const std::string&)>& say) {
+  const std::string card_key = data_ + "/card.key";  // of this installation, as its orders are
+  if (!FileExists(card_key)) {
+    std::random_device random;
+    std::string key;
+    for (int i = 0; i < 8; ++i) absl::StrAppend(&key, absl::Hex(random(), absl::kZeroPad8));
+    if (absl::Status status = WriteFile(card_key, key + "\n", 0600); !status.ok()) return status;
+  }
   ChildSpec spec{.name = "facade"};
-  spec.process.argv = {program_, "facade", absl::StrCat("--listen=127.0.0.1:", facade_port_),
+  spec.process.argv = {program_,
+                       "facade",
+                       absl::StrCat("--listen=127.0.0.1:", facade_port_),
                        absl::StrCat("--metrics=127.0.0.1:", facade_metrics_port_),
-                       "--peers=" + peers};
+                       "--peers=" + peers,
+                       "--facade_card_key_file=" + card_key};
   for (const std::string& flag : flags) spec.process.argv.push_back(flag);
   spec.process.output_path = log_ + "/facade.log";
   spec.tells_ready = true;

@@ -1,7 +1,7 @@
 # Finds what Gaekju links and gives each a short name of its own, so that a newer gRPC (CMake packages all through)
 # serves as well as Debian's 1.51 (a mixture of CMake packages, find modules and pkg-config).
 #
-#   gaekju::protobuf gaekju::grpc gaekju::pq gaekju::nats gaekju::spdlog gaekju::prometheus
+#   gaekju::protobuf gaekju::grpc gaekju::crypto gaekju::pq gaekju::nats gaekju::spdlog gaekju::prometheus
 #
 # Abseil's targets keep their names (absl::status, absl::strings, ...).
 find_package(Threads REQUIRED)
@@ -28,6 +28,10 @@ gaekju_external(protobuf protobuf::libprotobuf)
 gaekju_external(grpc gRPC::grpc++ gRPC::grpc++_reflection protobuf::libprotobuf)
 gaekju_external(spdlog spdlog::spdlog)
 gaekju_external(prometheus prometheus-cpp::core prometheus-cpp::pull)
+
+# Of gRPC's and libpq's own development packages.
+pkg_check_modules(libcrypto REQUIRED IMPORTED_TARGET libcrypto>=3)
+gaekju_external(crypto PkgConfig::libcrypto)
 
 # CMake's FindPostgreSQL also wants the server's headers, which a libpq client does not need.
 pkg_check_modules(libpq REQUIRED IMPORTED_TARGET libpq>=14)

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "facade/card.h"
 #include "facade/facade.h"
 #include "runtime/rpc_client.h"
 #include "runtime/rpc_server.h"
@@ -75,6 +76,7 @@ struct BackendOptions {
   // come back. Whoever has given up meanwhile is passed over.
   int lane_threads_max = 32;
   int lane_waiting_max = 8192;
+  CardBox cards = {};
 };
 
 class Backend {
@@ -93,6 +95,7 @@ class Backend {
                    const google::protobuf::Message& request, google::protobuf::Message* response,
                    absl::Duration timeout);
   const std::string& StorefrontOf(const std::string& shop) const;
+  const CardBox& cards() const { return options_.cards; }
 
   void Remember(const std::string& storefront, const std::string& order_id, int64_t number);
   std::optional<std::string> OrderIdOf(const std::string& storefront, int64_t number);

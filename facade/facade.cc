@@ -183,11 +183,20 @@ absl::StatusOr<order::v1::Order> Call::PlaceOrder(order::v1::PlaceOrderRequest r
   request.set_storefront(storefront());
   request.set_request_id(request_id());
   request.set_customer_id(CustomerId(request.customer_id()));
+  request.set_payment_method(HideCard(request.payment_method()));
   auto response = Ask<order::v1::PlaceOrderResponse>("order", "PlaceOrder", request);
   if (!response.ok()) return response.status();
   order::v1::Order order = std::move(*response->mutable_order());
   Remember(order.order_id(), order.number());
   return order;
+}
+
+std::string Call::HideCard(absl::string_view payment_method) const {
+  return backend_.cards().Hide(payment_method, request_id());
+}
+
+std::string Call::ShowCard(absl::string_view payment_method) const {
+  return backend_.cards().Show(payment_method);
 }
 
 absl::StatusOr<order::v1::Order> Call::CancelOrder(int64_t number) {

@@ -143,8 +143,12 @@ class Call {
   int64_t NumberOf(const std::string& order_id);
   // Remembers it for OrderIdOf and NumbersOf; what returns orders here has done so.
   void Remember(const std::string& order_id, int64_t number);
-  // Fills in storefront, request_id and a missing customer_id, and places it.
+  // Fills in storefront, request_id and a missing customer_id, hides a card number, and places it.
   absl::StatusOr<order::v1::Order> PlaceOrder(order::v1::PlaceOrderRequest request);
+  // What the contexts are told instead of a card number, and the number again, or its last digits:
+  // see card.h. Other ways to pay stand for themselves.
+  std::string HideCard(absl::string_view payment_method) const;
+  std::string ShowCard(absl::string_view payment_method) const;
   // As it is now after its cancel was accepted. Asking again changes nothing. Errors: NOT_FOUND
   // ORDER_UNKNOWN, and order's own.
   absl::StatusOr<order::v1::Order> CancelOrder(int64_t number);

@@ -89,7 +89,7 @@ v1::Order ToOrder(const Call& call, const Order& order) {
   v1::Order shown;
   shown.set_id(Narrow(order.number()));
   shown.set_name(order.customer_name());
-  shown.set_card_no(order.payment_method());
+  shown.set_card_no(call.ShowCard(order.payment_method()));
   shown.set_status(OrderWord(order.state()));
   *shown.mutable_links() = call.Links(absl::StrCat("/orders/", order.number()));
   return shown;
@@ -100,7 +100,7 @@ v1::Payment ToPayment(const Call& call, const Numbered<Payment>& numbered) {
   v1::Payment shown;
   shown.set_id(number);
   shown.set_order_id(number);
-  shown.set_card_no(payment.payment_method());
+  shown.set_card_no(call.ShowCard(payment.payment_method()));
   shown.set_status(PaymentWord(payment.state()));
   *shown.mutable_links() = call.Links(absl::StrCat("/paymentLists/", number));
   return shown;
@@ -191,7 +191,7 @@ absl::StatusOr<v1::Payment> CreatePayment(Call& call, const v1::CreatePaymentReq
   if (!payment.ok()) return payment.status();
   payment::v1::PayRequest pay;
   pay.set_payment_id(payment->resource.payment_id());
-  pay.set_payment_method(request.card_no());
+  pay.set_payment_method(call.HideCard(request.card_no()));
   auto paid = call.Ask<payment::v1::PayResponse>("payment", "Pay", pay);
   if (!paid.ok()) return paid.status();
   payment->resource = std::move(*paid->mutable_payment());

@@ -2,6 +2,7 @@
 
 import pytest
 
+import bus
 from gaekju_house import House, STOREFRONTS, eventually
 from gateway import Gateway
 from stubs import ROOT
@@ -86,6 +87,47 @@ def test_without_a_card_the_goods_wait_in_the_cart_until_they_are_paid(funshop):
     funshop.until(f"/carts/{number}", status="Payment Complete")
     funshop.until(f"/mypages/{number}", status="In your cart", paymentStatus="Payment Complete")
     assert funshop.pay(number, "another").created() == paid  # paid is paid
+
+
+def everything_kept(house):
+    """All bytes that the contexts keep, as hex: rows, and what is told on the bus, which is kept beside them first."""
+    found = ""
+    for context in house.contexts:
+        with house.connect(context) as connection, connection.cursor() as cursor:
+            cursor.execute("select table_name, column_name, data_type from information_schema.columns"
+                           " where table_schema = 'public' and data_type in ('bytea', 'text')")
+            for table, column, kind in cursor.fetchall():
+                value = f"encode({column}, 'hex')" if kind == "bytea" else f"encode(convert_to({column}, 'UTF8'), 'hex')"
+                cursor.execute(f'select string_agg({value}, \' \') from "{table}"')
+                found += cursor.fetchone()[0] or ""
+    return found
+
+
+def test_no_context_keeps_a_card_number_or_tells_one(funshop, house):
+    """What the document prints is read again; behind the facade there is only what its key opens, and the last digits."""
+    made = funshop.order("lee", "498811122233344").created()
+    number = funshop.order("kim", card=None).created()["id"]
+    funshop.until(f"/carts/{number}", status="In your cart")
+    assert funshop.pay(number, "000055556666777").created()["cardNo"] == "000055556666777"
+    funshop.until(f"/mypages/{made['id']}", paymentStatus="Payment Complete")
+    funshop.until(f"/mypages/{number}", paymentStatus="Payment Complete")
+    for path in (f"/orders/{made['id']}", f"/paymentLists/{made['id']}"):
+        assert funshop.get(path).ok()["cardNo"] == "498811122233344"
+    told = "\n".join(str(event.payload) for event in bus.events(house.nats_url))
+    kept = everything_kept(house)
+    for card in ("498811122233344", "000055556666777"):
+        assert card[-4:].encode().hex() in kept and card[-4:] in told, "else this test looks in the wrong place"
+        assert card.encode().hex() not in kept and card not in told
+
+
+def test_a_facade_without_the_key_shows_the_last_digits(funshop, house):
+    made = funshop.order("lee", "498811122233344").created()
+    with Gateway(house, shops=["funshop"], flags=["--facade_card_key_file="]) as other:
+        keyless = Funshop(house, other)
+        assert keyless.get(f"/orders/{made['id']}").ok()["cardNo"] == "***********3344"
+        mine = keyless.order("kim", "498811122233355").created()
+        assert mine["cardNo"] == "***********3355"
+    assert funshop.get(f"/orders/{mine['id']}").ok()["cardNo"] == "***********3355", "gone for good"
 
 
 def test_while_payment_is_down_there_is_no_order(funshop, house):
