@@ -29,7 +29,7 @@ using Kind = order::Verdict::Kind;
 
 // Grows when the checker finds more than before, or what it explores decides otherwise: texts that
 // were proved are proved again.
-constexpr int kCheckerVersion = 2;
+constexpr int kCheckerVersion = 3;
 constexpr int64_t kMemory_max = int64_t{1} << 30;
 // Proofs are patient: whoever serves beside goes first.
 constexpr int kNiceness = 10;

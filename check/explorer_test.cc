@@ -196,12 +196,42 @@ TEST(Explore, WhatEachShopsCancelTakesBackIsNeeded) {
 }
 
 TEST(Explore, ADealersPlaceThatNoCancelGivesBackIsFound) {
-  const Report report = Check(ShopBut(
-      "tshop", "  step { undo: \"assign\" }\n  step { undo: \"stock\" after: \"assign\" }\n",
-      "  step { undo: \"stock\" }\n"));
+  const Report report = Check(ShopBut("tshop",
+                                      "  step { undo: \"assign\" after: \"close-pickup\" }\n  step "
+                                      "{ undo: \"stock\" after: \"assign\" "
+                                      "}\n",
+                                      "  step { undo: \"stock\" after: \"close-pickup\" }\n"));
   EXPECT_EQ(report.verdict, Verdict::kViolated);
   EXPECT_EQ(report.hazard, "empty compensation");
   EXPECT_THAT(report.held, Contains("assignment: \"assign\" (assignment.Assign) is done"));
+}
+
+// What the buyer has, and the order has not heard of, is not given back: the cancel has to close it
+// first, and that of the right step.
+TEST(Explore, GoodsThatTheBuyerKeepsAreFound) {
+  const struct {
+    const char* name;
+    const char* was;
+    const char* is;
+    const char* person;
+  } kCancels[] = {
+      {"tshop", "{ undo: \"assign\" after: \"close-pickup\" }", "{ undo: \"assign\" }",
+       "the buyer picks it up"},
+      {"tshop", "assignment_step_id: \"assign\"", "assignment_step_id: \"pickup\"",
+       "the buyer picks it up"},
+      {"mealkit", "{ undo: \"pay\" after: \"close-receipt\" }",
+       "{ undo: \"pay\" after: \"tell-seller\" }", "the buyer confirms the receipt"},
+      {"mealkit", "shipment_step_id: \"deliver\"", "shipment_step_id: \"receive\"",
+       "the buyer confirms the receipt"},
+  };
+  for (const auto& [name, was, is, person] : kCancels) {
+    const Report report = Check(ShopBut(name, was, is));
+    EXPECT_EQ(report.verdict, Verdict::kViolated) << is;
+    EXPECT_EQ(report.hazard, "goods kept") << is;
+    EXPECT_THAT(report.sentence, HasSubstr("and the buyer has the goods")) << is;
+    EXPECT_THAT(report.trace, Contains(HasSubstr(person))) << is;
+    EXPECT_LE(report.trace.size(), 18u) << is;
+  }
 }
 
 TEST(Explore, MoneyThatNoCancelGivesBackIsFound) {

@@ -232,6 +232,8 @@ absl::Status World::Prepare(const std::vector<const Context*>& contexts) {
     pay_count_ += method == "payment.Capture";
     ships_ |= method == "delivery.Start";
     reserve_count_ += method == "catalog.Reserve";
+    if (method == "delivery.AwaitReceipt") handovers_.emplace_back(i, delivery_);
+    if (method == "assignment.AwaitPickup") handovers_.emplace_back(i, assignment_);
   }
   for (int c = 0; c < static_cast<int>(contexts_.size()); ++c) GK_CHECK(InternState(c, {}) == 0);
 
@@ -509,8 +511,12 @@ void World::Judge(int context, ContextState* state) {
       }
       places += dealer.capacity();
     } else if (table == &assignment::kAssignments) {
-      assigned += static_cast<const assignment::v1::Assignment&>(*body).state() ==
-                  assignment::v1::Assignment::STATE_ASSIGNED;
+      const auto& assignment = static_cast<const assignment::v1::Assignment&>(*body);
+      assigned += assignment.state() == assignment::v1::Assignment::STATE_ASSIGNED;
+      state->given |= assignment.has_pickup_time();
+    } else if (table == &delivery::kDeliveries) {
+      state->given |= static_cast<const delivery::v1::Delivery&>(*body).receipt_step().outcome() ==
+                      Outcome::OUTCOME_DONE;
     } else if (table == &cart::kCarts) {
       state->waiting_carts +=
           static_cast<const cart::v1::Cart&>(*body).state() == cart::v1::Cart::STATE_WAITING;
@@ -1005,6 +1011,17 @@ std::string World::EndViolation(const Node& node, std::string* sentence) const {
       *sentence = absl::StrCat("the order is cancelled, and ", StepText(i, false),
                                " was done before: it was too late");
       return "cancelled too late";
+    }
+  }
+  if (order == Order::STATE_CANCELLED && !plan_.cancel_undos.empty()) {
+    for (const auto& [step, context] : handovers_) {
+      if (!StateIn(node, context).given) continue;
+      *sentence = absl::StrCat(
+          "the order is cancelled and taken back, and the buyer has the goods, which ",
+          StepText(step, false), " waits for: let the cancel close it before any undo (",
+          context == delivery_ ? "delivery.CloseReceipt" : "assignment.ClosePickup",
+          ", for the right step)");
+      return "goods kept";
     }
   }
   if (completed && checks_out_ && StateIn(node, cart_).waiting_carts > 0) {

@@ -108,6 +108,7 @@ struct ContextState {
   int64_t money = 0;       // what is kept of the buyer's money
   int64_t reserved = 0;    // units of stock
   int waiting_carts = 0;   // that nobody has paid
+  bool given = false;      // the buyer has said that they have the goods
   std::vector<uint16_t> people;  // messages: what people may do now
   // Of the order context:
   order::v1::Order::State order_state = order::v1::Order::STATE_UNSPECIFIED;
@@ -325,7 +326,10 @@ class World {
   int pay_count_ = 0;        // place's steps payment.Capture
   bool ships_ = false;       // place has delivery.Start
   bool checks_out_ = false;  // place has cart.CheckOut
-  int reserve_count_ = 0;    // place's steps catalog.Reserve
+  // Place's step, and its context, that waits until the buyer has the goods: delivery.AwaitReceipt,
+  // assignment.AwaitPickup.
+  std::vector<std::pair<int, int>> handovers_;
+  int reserve_count_ = 0;  // place's steps catalog.Reserve
   std::atomic<bool> full_{false};
 };
 

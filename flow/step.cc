@@ -61,6 +61,10 @@ google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_vie
   return FieldChecks(domain).Id("order_id", order_id).Id("step_id", step_id).status();
 }
 
+bool WasAsked(const StepRecord& record) {
+  return record.outcome() != Outcome::OUTCOME_UNSPECIFIED ||
+         record.undo() != Outcome::OUTCOME_UNSPECIFIED;
+}
 Answer RecordedAnswer(const StepRecord& record) {
   return FromRecord(record.outcome(), record.answer());
 }

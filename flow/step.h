@@ -18,7 +18,7 @@
 //       refused or waits: mark it void
 //
 // A refusal of the do decider is recorded too. One that Validate makes is not: it says the same
-// every time.
+// every time. A resource whose record is empty (it was made for another reason) has not been asked.
 #ifndef GAEKJU_FLOW_STEP_H_
 #define GAEKJU_FLOW_STEP_H_
 
@@ -46,6 +46,8 @@ inline std::string StepKey(absl::string_view order_id, absl::string_view step_id
 google::rpc::Status ValidateStepIds(absl::string_view order_id, absl::string_view step_id,
                                     absl::string_view domain);
 
+// Whether the step was asked, or its undo was.
+bool WasAsked(const StepRecord& record);
 // The answer a record stands for: what was answered before. REQUIRES: record.outcome() is set, or
 // record.undo() is.
 Answer RecordedAnswer(const StepRecord& record);
@@ -85,7 +87,8 @@ std::shared_ptr<const Handler> StepHandler(
         const std::string key = StepKey(request.order_id(), request.step_id());
         const uint64_t fingerprint = Fingerprint(request);
         const Resource* found = turn.Find<Resource>(table, key);
-        if (found != nullptr && !GK_MUTANT(step_not_remembered)) {
+        const bool asked = found != nullptr && WasAsked(found->step());
+        if (asked && !GK_MUTANT(step_not_remembered)) {
           const StepRecord& record = found->step();
           if (record.undo() != Outcome::OUTCOME_UNSPECIFIED) {
             return Refuse(google::rpc::FAILED_PRECONDITION, domain, "STEP_UNDONE",

@@ -19,6 +19,7 @@
 #include "flow/check.h"
 #include "flow/request.h"
 #include "flow/turn.h"
+#include "gaekju/flow/v1/closing.pb.h"
 #include "gaekju/flow/v1/step.pb.h"
 #include "gaekju/order/v1/order.pb.h"
 #include "gaekju/storefront/v1/storefront.pb.h"
@@ -588,7 +589,10 @@ class Reader {
   void ReadAfter(bool in_cancel);
   int FindNode(const std::string& id, bool in_cancel) const;
   void FindCycles(bool in_cancel);
+  std::vector<std::vector<bool>> FindBefore() const;
+  bool ComesAfterUndo(const std::vector<bool>& before) const;
   void FindHastyUndos();
+  void FindGoodsKept();
   void FindHiddenWords();
   void FindWaiting();
   void ReadOnUnavailable(const Node& node);
@@ -653,7 +657,10 @@ absl::StatusOr<Plan> Reader::Read() {
   // A stored revision was served before, perhaps by a program that did not look for these; its
   // orders have to go on.
   if (!file_name_.empty()) {
-    if (!has_cycle_) FindHastyUndos();
+    if (!has_cycle_) {
+      FindHastyUndos();
+      FindGoodsKept();
+    }
     FindHiddenWords();
   }
   if (!mistakes_.empty()) return mistakes_.ToStatus(file_name);
@@ -1371,11 +1378,9 @@ void Reader::FindCycles(bool in_cancel) {
   }
 }
 
-// A cancel can be refused until its first undo is asked. Where an undo does not wait for a step
-// that may refuse, that step is asked in vain. REQUIRES: no cycle.
-void Reader::FindHastyUndos() {
+// Of each node, all that it waits for, and what that waits for. REQUIRES: no cycle.
+std::vector<std::vector<bool>> Reader::FindBefore() const {
   const int count = static_cast<int>(nodes_.size());
-  // All that each waits for, and what that waits for.
   std::vector<std::vector<bool>> before(count);
   const auto fill = [&](auto& self, int i) -> void {
     if (!before[i].empty()) return;
@@ -1387,25 +1392,85 @@ void Reader::FindHastyUndos() {
     }
   };
   for (int i = 0; i < count; ++i) fill(fill, i);
-  const auto comes_after_undo = [&](int i) {
-    for (int k = 0; k < count; ++k) {
-      if (before[i][k] && nodes_[k].is_undo) return true;
-    }
-    return false;
-  };
+  return before;
+}
+
+bool Reader::ComesAfterUndo(const std::vector<bool>& before) const {
+  for (size_t k = 0; k < nodes_.size(); ++k) {
+    if (before[k] && nodes_[k].is_undo) return true;
+  }
+  return false;
+}
+
+// A cancel can be refused until its first undo is asked. Where an undo does not wait for a step
+// that may refuse, that step is asked in vain. REQUIRES: no cycle.
+void Reader::FindHastyUndos() {
+  const int count = static_cast<int>(nodes_.size());
+  const std::vector<std::vector<bool>> before = FindBefore();
   for (int undo = 0; undo < count; ++undo) {
     const Node& node = nodes_[undo];
     if (!node.is_undo || node.plan_step < 0 || !node.after_is_known) continue;
     for (int asked = 0; asked < count; ++asked) {
       const Node& step = nodes_[asked];
       if (!step.in_cancel || step.is_undo || step.is_notice || before[undo][asked]) continue;
-      if (before[asked][undo] || comes_after_undo(asked)) continue;
+      if (before[asked][undo] || ComesAfterUndo(before[asked])) continue;
       Bad(node, node.Field(v1::Step::kUndoFieldNumber),
           absl::StrCat("does not wait for ", step.name,
                        ", which may still refuse the cancel: what is taken back would be taken "
                        "back all the same; write after: ",
                        Quoted(step.step->id())));
     }
+  }
+}
+
+// What a person answers, the order hears of later. A cancel that takes something back in between
+// would give back what the person has, unless it has the step closed where it is answered. (That
+// the undos wait for that is FindHastyUndos's.) REQUIRES: no cycle.
+void Reader::FindGoodsKept() {
+  if (plan_.cancel_undos.empty()) return;
+  const std::vector<std::vector<bool>> before = FindBefore();
+  const FieldDescriptor* cancel =
+      v1::Storefront::descriptor()->FindFieldByNumber(v1::Storefront::kCancelFieldNumber);
+  for (int i = 0; i < plan_.place_count; ++i) {
+    const PlanStep& step = plan_.steps[i];
+    const MethodDescriptor* method = contracts_.FindMethod(step.method);
+    if (method == nullptr) continue;  // which was told
+    const ServiceDescriptor& service = *method->service();
+    const MethodDescriptor* closer = nullptr;
+    for (int m = 0; m < service.method_count(); ++m) {
+      if (service.method(m)->options().GetExtension(gaekju::flow::v1::closes) == method->name())
+        closer = service.method(m);
+    }
+    if (closer == nullptr) continue;
+    bool late = false;
+    bool closed = false;
+    for (size_t n = 0; n < nodes_.size(); ++n) {
+      const Node& node = nodes_[n];
+      if (!node.in_cancel || node.is_undo ||
+          plan_.steps[node.plan_step].method != closer->full_name())
+        continue;
+      (ComesAfterUndo(before[n]) ? late : closed) = true;
+    }
+    if (closed) continue;
+    std::string with;
+    for (int f = 0; f < closer->input_type()->field_count(); ++f) {
+      const FieldDescriptor& field = *closer->input_type()->field(f);
+      if (!IsRequired(field) || field.name() == "order_id" || field.name() == "step_id") continue;
+      absl::StrAppend(&with, " ", field.name(), ": \"…\"");
+    }
+    if (!with.empty()) {
+      with = absl::StrCat(" with { [", kAnyPrefix, closer->input_type()->full_name(), "] {", with,
+                          " } }");
+    }
+    mistakes_.Add(
+        At(&tree_, cancel, -1, {}),
+        absl::StrCat("cancel: goods kept: a person answers ", Quoted(step.id),
+                     ", and the order hears of it later; a cancel in between would give back what "
+                     "the person has. ",
+                     late ? "It is closed too late, after an undo; write" : "Close it first: write",
+                     " step { id: \"close-", step.id,
+                     "\" call: ", Quoted(absl::StrCat(step.context, ".", closer->name())),
+                     " via: JETSTREAM", with, " }, and let every undo wait for it (after)"));
   }
 }
 

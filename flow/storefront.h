@@ -23,12 +23,12 @@ inline constexpr size_t kStorefrontBytes_max = 256 * 1024;
 
 // Reads a storefront. `file_name` may have folders; its stem must be the storefront's id. Empty:
 // a stored revision, whose name is not checked, nor what later versions may refuse (a word that
-// hides that of a cancel, an undo that does not wait for a step that may refuse the cancel): its
-// orders go on. Contexts are looked up among those linked in, then in `pool`,
-// which holds further contexts and outlives the plan. Errors: INVALID_ARGUMENT, one mistake a line,
-// "<file_name>:<line>:<column>: <what, and what to write instead>", in the text's order; at most
-// 100 of them. Mistakes of spelling (unknown fields, broken syntax) hide all others until they are
-// put right.
+// hides that of a cancel, an undo that does not wait for a step that may refuse the cancel, a
+// cancel that gives back what a person has): its orders go on. Contexts are looked up among those
+// linked in, then in `pool`, which holds further contexts and outlives the plan. Errors:
+// INVALID_ARGUMENT, one mistake a line, "<file_name>:<line>:<column>: <what, and what to write
+// instead>", in the text's order; at most 100 of them. Mistakes of spelling (unknown fields, broken
+// syntax) hide all others until they are put right.
 absl::StatusOr<Plan> ParseStorefront(absl::string_view text, absl::string_view file_name,
                                      const google::protobuf::DescriptorPool& pool);
 // The same with the contexts that are linked in.

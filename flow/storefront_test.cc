@@ -577,6 +577,16 @@ status { undone: "tell" code: "X" text { ko: "x" en: "x" } })"),
   step { undo: "pay" }
 })"),
  R"(11:10: undo "pay": does not wait for step "ask", which may still refuse the cancel: what is taken back would be taken back all the same; write after: "ask")"},
+{"GoodsKept", Shop(QuotePay(R"(step { id: "ship" call: "delivery.Start" via: JETSTREAM after: "pay" }
+  step { id: "receive" call: "delivery.AwaitReceipt" via: JETSTREAM after: "ship" })"), R"(cancel {
+  unless_done: "receive"
+  step { undo: "pay" } })"),
+ R"(9:1: cancel: goods kept: a person answers "receive", and the order hears of it later; a cancel in between would give back what the person has. Close it first: write step { id: "close-receive" call: "delivery.CloseReceipt" via: JETSTREAM with { [type.googleapis.com/gaekju.delivery.v1.CloseReceiptRequest] { shipment_step_id: "…" } } }, and let every undo wait for it (after))"},
+{"GoodsClosedTooLate", Shop(QuotePay(R"(step { id: "ship" call: "delivery.Start" via: JETSTREAM after: "pay" }
+  step { id: "receive" call: "delivery.AwaitReceipt" via: JETSTREAM after: "ship" })"), R"(cancel {
+  step { id: "close" call: "delivery.CloseReceipt" via: JETSTREAM after: "ship" with { [type.googleapis.com/gaekju.delivery.v1.CloseReceiptRequest] { shipment_step_id: "ship" } } }
+  step { undo: "ship" } })"),
+ R"(9:1: cancel: goods kept: a person answers "receive", and the order hears of it later; a cancel in between would give back what the person has. It is closed too late, after an undo; write step { id: "close-receive" call: "delivery.CloseReceipt" via: JETSTREAM with { [type.googleapis.com/gaekju.delivery.v1.CloseReceiptRequest] { shipment_step_id: "…" } } }, and let every undo wait for it (after))"},
 {"WordsOfPlaceBehindThoseOfCancel", Shop(QuotePay(R"(step { id: "deliver" call: "delivery.Start" via: JETSTREAM after: "pay" })"), R"(cancel { unless_done: "deliver" step { undo: "pay" } }
 status { stage: CANCELLED code: "DEAD" text { ko: "x" en: "Dead" } }
 status { done: "deliver" code: "SENT" text { ko: "x" en: "Sent" } }

@@ -28,10 +28,13 @@ using flow::v1::StepRecord;
 using order::v1::Order;
 using order::v1::OrderRecord;
 
+constexpr absl::string_view kAwaitPickup = "gaekju.assignment.v1.AssignmentService.AwaitPickup";
+constexpr absl::string_view kAwaitReceipt = "gaekju.delivery.v1.DeliveryService.AwaitReceipt";
+
 // Steps that take nothing which could be held, but leave a record of having been done.
 constexpr absl::string_view kRecordedMethods[] = {
-    "gaekju.assignment.v1.AssignmentService.AwaitPickup",
-    "gaekju.delivery.v1.DeliveryService.AwaitReceipt",
+    kAwaitPickup,
+    kAwaitReceipt,
     "gaekju.notification.v1.NotificationService.Notify",
 };
 constexpr absl::string_view kCheckOutMethod = "gaekju.cart.v1.CartService.CheckOut";
@@ -144,6 +147,7 @@ class Auditor {
       carts_;  // states by order
   absl::flat_hash_map<std::string, std::vector<std::pair<int, std::string>>>
       assignments_;                                                // state and agency, by order
+  absl::flat_hash_set<std::string> received_, picked_up_;          // orders
   absl::flat_hash_map<std::string, view::v1::OrderView> views_;    // without what is long
   absl::flat_hash_map<std::string, int> notices_, notices_shown_;  // how many, by order
 };
@@ -316,6 +320,8 @@ absl::Status Auditor::Deliveries() {
       delivery::kDeliveries, [&](const std::string& key, const delivery::v1::Delivery& delivery) {
         KeepStep("delivery", key, delivery.step());
         deliveries_[delivery.order_id()].push_back(delivery.state());
+        if (delivery.receipt_step().outcome() == Outcome::OUTCOME_DONE)
+          received_.insert(delivery.order_id());
         CheckUndone(key, delivery.step(),
                     delivery.state() != delivery::v1::Delivery::STATE_CANCELLED &&
                         delivery.state() != delivery::v1::Delivery::STATE_RETURNING);
@@ -361,6 +367,7 @@ absl::Status Auditor::Assignments() {
         if (assignment.has_assign_time())
           assignments_[assignment.order_id()].emplace_back(assignment.state(),
                                                            assignment.agency_name());
+        if (assignment.has_pickup_time()) picked_up_.insert(assignment.order_id());
         const bool live = assignment.state() == Assignment::STATE_ASSIGNED;
         if (live) ++assigned[assignment.dealer_id()];
         const StepRecord& pickup = assignment.pickup_step();
@@ -484,6 +491,12 @@ void Auditor::CheckRecords(const std::string& subject, const std::string& id,
   for (int i = 0; i < static_cast<int>(std::min(plan.steps.size(), facts.tasks.size())); ++i) {
     const flow::PlanStep& step = plan.steps[i];
     if (!Has(step.context)) continue;
+    if (facts.order.state() == Order::STATE_CANCELLED && !plan.cancel_undos.empty() &&
+        ((step.method == kAwaitPickup && picked_up_.contains(id)) ||
+         (step.method == kAwaitReceipt && received_.contains(id)))) {
+      Violate(1, subject,
+              absl::StrCat("was taken back, and its buyer has the goods (\"", step.id, "\")"));
+    }
     const bool should_be_done =
         facts.tasks[i] == order::v1::TASK_STATE_DONE && (completed || step.is_notice);
     if (!should_be_done) continue;

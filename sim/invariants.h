@@ -7,7 +7,7 @@
 //
 //   1. A REJECTED or CANCELLED order holds nothing that its flow takes back: no money, stock,
 //   acceptance, shipment, cart or dealer; and nobody can still answer a step of it (pay what was
-//   awaited).
+//   awaited); nor has the buyer what a cancelled order took back, where `place` waits for that.
 //   2. A COMPLETED order holds what its flow says: each step of `place` done once and not undone;
 //   its cart is paid, its receipt or pick-up confirmed, and whoever was to be told was told.
 //   3. The ledger sums to zero, per currency and per transaction; a payment has the entries of its

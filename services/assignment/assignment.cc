@@ -26,6 +26,8 @@ using gaekju::assignment::v1::AssignRequest;
 using gaekju::assignment::v1::AssignResponse;
 using gaekju::assignment::v1::AwaitPickupRequest;
 using gaekju::assignment::v1::AwaitPickupResponse;
+using gaekju::assignment::v1::ClosePickupRequest;
+using gaekju::assignment::v1::ClosePickupResponse;
 using gaekju::assignment::v1::ConfirmPickupRequest;
 using gaekju::assignment::v1::ConfirmPickupResponse;
 using gaekju::assignment::v1::CreateDealerRequest;
@@ -33,6 +35,9 @@ using gaekju::assignment::v1::CreateDealerResponse;
 using gaekju::assignment::v1::Dealer;
 using gaekju::assignment::v1::DealerAssigned;
 using gaekju::assignment::v1::OrderPickedUp;
+using gaekju::assignment::v1::PickupClosing;
+using gaekju::assignment::v1::ReopenPickupRequest;
+using gaekju::assignment::v1::ReopenPickupResponse;
 using gaekju::assignment::v1::UnassignRequest;
 using gaekju::assignment::v1::UnassignResponse;
 using gaekju::type::v1::Location;
@@ -52,6 +57,8 @@ const flow::Table kAssignments = {"assignments",
                                    {"customer_id", "customer_id"},
                                    {"dealer_id", "dealer_id"},
                                    {"state", "state"}}};
+
+const flow::Table kPickupClosings = {"pickup_closings", &PickupClosing::default_instance(), {}};
 
 bool HasRoom(const Dealer& dealer) {
   return dealer.capacity() == 0 || dealer.assigned_count() < dealer.capacity() ||
@@ -83,13 +90,25 @@ Assignment Shown(const Assignment& assignment) {
   Assignment shown = assignment;
   shown.clear_step();
   shown.clear_pickup_step();
+  shown.clear_pickup_closed_by();
   return shown;
+}
+
+// One that was closed before it was made is none yet.
+bool IsMade(const Assignment& assignment) {
+  return assignment.state() != Assignment::STATE_UNSPECIFIED &&
+         assignment.state() != Assignment::STATE_REFUSED;
 }
 
 template <class T>
 bool Show(const Message& row, Message* out) {
   *static_cast<T*>(out) = Shown(static_cast<const T&>(row));
   return true;
+}
+
+bool ShowAssignment(const Message& row, Message* out) {
+  return static_cast<const Assignment&>(row).state() != Assignment::STATE_UNSPECIFIED &&
+         Show<Assignment>(row, out);
 }
 
 template <class Event>
@@ -281,8 +300,9 @@ std::shared_ptr<const flow::Handler> AssignHandler(const DealerFinder* finder) {
       },
       [finder, step](const AssignRequest& request, const Caller& caller, Turn& turn) {
         Choice choice;
-        if (turn.FindRow(kAssignments, flow::StepKey(request.order_id(), request.step_id())) ==
-            nullptr) {
+        const auto* found = turn.Find<Assignment>(
+            kAssignments, flow::StepKey(request.order_id(), request.step_id()));
+        if (found == nullptr || !flow::WasAsked(found->step())) {
           choice = Choose(*finder, request, turn);
           if (choice.answer.kind == Answer::Kind::kRetry) return choice.answer;
         }
@@ -351,8 +371,7 @@ Answer PickedUp(const Assignment& assignment) {
 
 Answer AwaitPickup(const AwaitPickupRequest& request, const Caller& caller, Turn& turn) {
   const Assignment* found = turn.Find<Assignment>(kAssignments, request.assignment_id());
-  if (found == nullptr || found->order_id() != request.order_id() ||
-      found->state() == Assignment::STATE_REFUSED) {
+  if (found == nullptr || found->order_id() != request.order_id() || !IsMade(*found)) {
     return NotFound(request.assignment_id());
   }
   const uint64_t fingerprint = flow::Fingerprint(request);
@@ -399,11 +418,14 @@ Answer DoneWithAssignment(const Assignment& assignment) {
 
 Answer ConfirmPickup(const ConfirmPickupRequest& request, const Caller&, Turn& turn) {
   const Assignment* found = turn.Find<Assignment>(kAssignments, request.assignment_id());
-  if (found == nullptr || found->state() == Assignment::STATE_REFUSED) {
-    return NotFound(request.assignment_id());
-  }
+  if (found == nullptr || !IsMade(*found)) return NotFound(request.assignment_id());
   if (found->state() == Assignment::STATE_CANCELLED) return RefuseCancelled();
   if (found->state() == Assignment::STATE_PICKED_UP) return DoneWithAssignment(*found);
+  if (!found->pickup_closed_by().empty() && !GK_MUTANT(closed_pickup_still_taken)) {
+    return flow::Refuse(FAILED_PRECONDITION, kDomain, "PICKUP_CLOSED",
+                        "the order is being cancelled; nobody picks it up any more",
+                        "assignment_id");
+  }
   Answer retry;
   retry.kind = Answer::Kind::kRetry;
   HeldDealer(*found, &retry.more_keys);
@@ -421,13 +443,54 @@ Answer ConfirmPickup(const ConfirmPickupRequest& request, const Caller&, Turn& t
   return DoneWithAssignment(assignment);
 }
 
+// --- the pick-up is closed before a cancel takes the assignment back
+
+std::string AssignmentIdOf(const ClosePickupRequest& request) {
+  return flow::StepKey(request.order_id(), request.assignment_step_id());
+}
+
+google::rpc::Status ValidateClosePickup(const ClosePickupRequest& request) {
+  return flow::FieldChecks(kDomain).Id("assignment_step_id", request.assignment_step_id()).status();
+}
+
+// The assignment's row decides: the pick-up was first, or none comes any more. So it is written
+// also where there is none yet.
+Answer ClosePickup(const ClosePickupRequest& request, const Caller&, PickupClosing& closing,
+                   Turn& turn) {
+  const std::string assignment_id = AssignmentIdOf(request);
+  closing.set_closing_id(flow::StepKey(request.order_id(), request.step_id()));
+  closing.set_assignment_id(assignment_id);
+  const Assignment* found = turn.Find<Assignment>(kAssignments, assignment_id);
+  if (found != nullptr && found->has_pickup_time() && !GK_MUTANT(picked_up_still_closed)) {
+    return flow::Refuse(FAILED_PRECONDITION, kDomain, "PICKED_UP",
+                        "the buyer has picked it up; it is too late to cancel");
+  }
+  if (found == nullptr && GK_MUTANT(early_closing_forgotten))
+    return flow::Done(ClosePickupResponse());
+  Assignment& assignment = turn.Edit<Assignment>(kAssignments, assignment_id);
+  assignment.set_assignment_id(assignment_id);
+  assignment.set_order_id(request.order_id());
+  assignment.set_pickup_closed_by(closing.closing_id());
+  return flow::Done(ClosePickupResponse());
+}
+
+Answer ReopenPickup(PickupClosing& closing, Turn& turn) {
+  Assignment& assignment = turn.Edit<Assignment>(kAssignments, closing.assignment_id());
+  if (assignment.pickup_closed_by() == closing.closing_id()) assignment.clear_pickup_closed_by();
+  return flow::Done(ReopenPickupResponse());
+}
+
+void VoidClosing(const ReopenPickupRequest& request, PickupClosing& closing, Turn&) {
+  closing.set_closing_id(flow::StepKey(request.order_id(), request.step_id()));
+}
+
 }  // namespace
 
 std::unique_ptr<flow::Context> MakeAssignmentContext(const DealerFinder* finder) {
   auto context = std::make_unique<flow::Context>();
   context->name = "assignment";
   context->service = kDomain;
-  context->tables = {&kAssignments, &kDealers};
+  context->tables = {&kAssignments, &kDealers, &kPickupClosings};
   context->handlers = {
       std::make_shared<flow::FunctionHandler<CreateDealerRequest>>(
           absl::StrCat(kDomain, ".CreateDealer"), ValidateCreateDealer,
@@ -444,11 +507,23 @@ std::unique_ptr<flow::Context> MakeAssignmentContext(const DealerFinder* finder)
       std::make_shared<flow::FunctionHandler<ConfirmPickupRequest>>(
           absl::StrCat(kDomain, ".ConfirmPickup"), ValidateConfirmPickup,
           AssignmentKey<ConfirmPickupRequest>, ConfirmPickup),
+      flow::StepHandler<PickupClosing, ClosePickupRequest>(
+          absl::StrCat(kDomain, ".ClosePickup"), kPickupClosings, ValidateClosePickup,
+          [](const ClosePickupRequest& request, std::vector<RowKey>* keys) {
+            keys->push_back({&kAssignments, AssignmentIdOf(request)});
+          },
+          ClosePickup),
+      flow::UndoHandler<PickupClosing, ReopenPickupRequest>(
+          absl::StrCat(kDomain, ".ReopenPickup"), kPickupClosings,
+          [](const PickupClosing& closing, std::vector<RowKey>* keys) {
+            keys->push_back({&kAssignments, closing.assignment_id()});
+          },
+          ReopenPickup, VoidClosing),
   };
   context->gets = {
       {absl::StrCat(kDomain, ".GetDealer"), &kDealers, "dealer_id", "dealer", Show<Dealer>},
       {absl::StrCat(kDomain, ".GetAssignment"), &kAssignments, "assignment_id", "assignment",
-       Show<Assignment>}};
+       ShowAssignment}};
   context->lists = {{absl::StrCat(kDomain, ".ListDealers"),
                      &kDealers,
                      {"storefront"},
@@ -460,7 +535,7 @@ std::unique_ptr<flow::Context> MakeAssignmentContext(const DealerFinder* finder)
                      {"order_id", "customer_id", "dealer_id", "order_ids"},
                      "assignments",
                      /*newest_first=*/true,
-                     Show<Assignment>}};
+                     ShowAssignment}};
   return context;
 }
 

@@ -18,6 +18,8 @@ namespace gaekju::assignment {
 extern const flow::Table kDealers;
 // Assignment by "<order_id>/<step_id>".
 extern const flow::Table kAssignments;
+// PickupClosing by "<order_id>/<step_id>", of the step of a cancel.
+extern const flow::Table kPickupClosings;
 
 // Whether it can take one more order.
 bool HasRoom(const gaekju::assignment::v1::Dealer& dealer);

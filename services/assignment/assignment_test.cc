@@ -27,6 +27,7 @@ using gaekju::assignment::v1::AssignRequest;
 using gaekju::assignment::v1::AssignResponse;
 using gaekju::assignment::v1::AwaitPickupRequest;
 using gaekju::assignment::v1::AwaitPickupResponse;
+using gaekju::assignment::v1::ClosePickupRequest;
 using gaekju::assignment::v1::ConfirmPickupRequest;
 using gaekju::assignment::v1::ConfirmPickupResponse;
 using gaekju::assignment::v1::CreateDealerRequest;
@@ -37,6 +38,8 @@ using gaekju::assignment::v1::GetAssignmentRequest;
 using gaekju::assignment::v1::GetDealerRequest;
 using gaekju::assignment::v1::ListAssignmentsRequest;
 using gaekju::assignment::v1::ListDealersRequest;
+using gaekju::assignment::v1::PickupClosing;
+using gaekju::assignment::v1::ReopenPickupRequest;
 using gaekju::assignment::v1::UnassignRequest;
 using gaekju::type::v1::Location;
 using google::protobuf::Message;
@@ -95,6 +98,22 @@ AwaitPickupRequest Await(const std::string& order_id = "o1", const std::string& 
 ConfirmPickupRequest Confirm(const std::string& order_id = "o1") {
   ConfirmPickupRequest request;
   request.set_assignment_id(order_id + "/assign");
+  return request;
+}
+
+ClosePickupRequest Close(const std::string& order_id = "o1", const std::string& step_id = "close") {
+  ClosePickupRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
+  request.set_assignment_step_id("assign");
+  return request;
+}
+
+ReopenPickupRequest Reopen(const std::string& order_id = "o1",
+                           const std::string& step_id = "close") {
+  ReopenPickupRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
   return request;
 }
 
@@ -561,6 +580,76 @@ TEST_F(AssignmentTest, OneStepWaitsForAPickUp) {
   EXPECT_EQ(flow::ReasonOf(Call(Await("o1", "another")).status), "STEP_REUSED");
 }
 
+// ---------------------------------------------------------------- the pick-up is closed
+
+TEST_F(AssignmentTest, WhatIsBeingCancelledIsNotPickedUp) {  // TS-13
+  Call(Create("d1", kSeoul));
+  Call(Assign());
+  Call(Await(), FromOrder());
+  TakeEvents();
+  EXPECT_EQ(Call(Close()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Assignment::STATE_ASSIGNED);
+  EXPECT_THAT(TakeEvents(), IsEmpty());
+  for (int i = 0; i < 2; ++i) {
+    const Answer answer = Call(Confirm());
+    EXPECT_EQ(answer.status.code(), google::rpc::FAILED_PRECONDITION);
+    EXPECT_EQ(flow::ReasonOf(answer.status), "PICKUP_CLOSED");
+    EXPECT_EQ(Call(Close()).kind, Answer::Kind::kDone) << "asked again";
+    EXPECT_EQ(replica_.harness.written_count(), 0);
+  }
+  EXPECT_EQ(Call(Unassign()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(Call(Confirm()).status), "ASSIGNMENT_CANCELLED");
+}
+
+TEST_F(AssignmentTest, WhatWasPickedUpIsNotClosed) {  // TS-13
+  Call(Create("d1", kSeoul));
+  Call(Assign());
+  Call(Confirm());
+  const Answer answer = Call(Close());
+  EXPECT_EQ(answer.status.code(), google::rpc::FAILED_PRECONDITION);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "PICKED_UP");
+  EXPECT_TRUE(Row().pickup_closed_by().empty());
+  EXPECT_EQ(flow::ReasonOf(Call(Close()).status), "PICKED_UP") << "asked again";
+  EXPECT_EQ(Call(Reopen()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Assignment::STATE_PICKED_UP);
+}
+
+TEST_F(AssignmentTest, APickUpIsClosedBeforeThereIsAnAssignment) {  // TS-12
+  Call(Create("d1", kSeoul));
+  EXPECT_EQ(Call(Close()).kind, Answer::Kind::kDone);
+  GetAssignmentRequest get;
+  get.set_assignment_id("o1/assign");
+  EXPECT_EQ(replica_.harness.Get(get), nullptr) << "there is none yet";
+  EXPECT_EQ(flow::ReasonOf(Call(Confirm()).status), "ASSIGNMENT_NOT_FOUND");
+  EXPECT_EQ(flow::ReasonOf(Call(Await()).status), "ASSIGNMENT_NOT_FOUND");
+  EXPECT_EQ(DealerOf(Call(Assign())), "d1");
+  EXPECT_EQ(flow::ReasonOf(Call(Confirm()).status), "PICKUP_CLOSED");
+  EXPECT_EQ(Call(Reopen()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Call(Confirm()).kind, Answer::Kind::kDone);
+}
+
+TEST_F(AssignmentTest, ARefusedCancelOpensThePickUpAgainAndNoOthers) {
+  Call(Create("d1", kSeoul));
+  Call(Assign());
+  Call(Close());
+  Call(Close("o1", "close.2"));
+  EXPECT_EQ(Call(Reopen()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(Call(Confirm()).status), "PICKUP_CLOSED") << "by the second cancel";
+  EXPECT_EQ(flow::ReasonOf(Call(Close()).status), "STEP_UNDONE") << "late";
+  EXPECT_EQ(Call(Reopen("o1", "close.2")).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Call(Confirm()).kind, Answer::Kind::kDone);
+  // An undo that comes first.
+  Call(Assign("o2"));
+  EXPECT_EQ(Call(Reopen("o2")).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(Call(Close("o2")).status), "STEP_UNDONE");
+  EXPECT_EQ(Call(Confirm("o2")).kind, Answer::Kind::kDone);
+  for (const char* field : {"order_id", "step_id", "assignment_step_id"}) {
+    ClosePickupRequest request = Close("o3");
+    request.GetReflection()->ClearField(&request, request.GetDescriptor()->FindFieldByName(field));
+    EXPECT_EQ(FieldOf(Call(request)), field);
+  }
+}
+
 // ---------------------------------------------------------------- reads
 
 TEST_F(AssignmentTest, ReadsShowNothingThatOnlyTheContextKeeps) {
@@ -620,7 +709,7 @@ TEST(AssignmentProperty, CapacityHoldsAndTheNearestIsChosen) {
       const bool alone = testing::Pick(random, 2) == 0;
       for (int i = alone ? 0 : testing::Pick(random, 6); i >= 0; --i) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 15));
-        switch (testing::Pick(random, 8)) {
+        switch (testing::Pick(random, 10)) {
           case 0:
             requests.push_back(std::make_unique<UnassignRequest>(Unassign(order_id)));
             break;
@@ -629,6 +718,16 @@ TEST(AssignmentProperty, CapacityHoldsAndTheNearestIsChosen) {
             break;
           case 2:
             requests.push_back(std::make_unique<AwaitPickupRequest>(Await(order_id)));
+            break;
+          case 3:
+            requests.push_back(std::make_unique<ClosePickupRequest>(Close(order_id)));
+            break;
+          case 4:
+            if (testing::Pick(random, 3) != 0) {
+              requests.push_back(std::make_unique<ConfirmPickupRequest>(Confirm(order_id)));
+            } else {
+              requests.push_back(std::make_unique<ReopenPickupRequest>(Reopen(order_id)));
+            }
             break;
           default: {
             // One place for each order, so that a repeat is one; some nowhere.
@@ -644,7 +743,9 @@ TEST(AssignmentProperty, CapacityHoldsAndTheNearestIsChosen) {
       bool expects = false;
       if (const auto* assign = dynamic_cast<const AssignRequest*>(batch[0]);
           assign != nullptr && alone && !learns_late) {
-        expects = replica.harness.Find(kAssignments, assign->order_id() + "/assign") == nullptr;
+        const auto* known =
+            replica.harness.Row<Assignment>(kAssignments, assign->order_id() + "/assign");
+        expects = known == nullptr || known->state() == Assignment::STATE_UNSPECIFIED;
         std::vector<Dealer> with_room;
         for (const auto& [key, row] : replica.harness.Rows(kDealers)) {
           const auto& dealer = static_cast<const Dealer&>(*row.body);
@@ -669,6 +770,13 @@ TEST(AssignmentProperty, CapacityHoldsAndTheNearestIsChosen) {
       for (const std::string& event : replica.harness.TakeEvents())
         ++told[event.substr(0, event.find('@'))];
 
+      std::set<std::string> closed;
+      for (const auto& [key, row] : replica.harness.Rows(kPickupClosings)) {
+        const auto& closing = static_cast<const PickupClosing&>(*row.body);
+        if (closing.step().outcome() == Outcome::OUTCOME_DONE &&
+            closing.step().undo() == Outcome::OUTCOME_UNSPECIFIED)
+          closed.insert(closing.assignment_id());
+      }
       std::map<std::string, int64_t> live;
       for (const auto& [key, row] : replica.harness.Rows(kAssignments)) {
         const auto& assignment = static_cast<const Assignment&>(*row.body);
@@ -676,6 +784,8 @@ TEST(AssignmentProperty, CapacityHoldsAndTheNearestIsChosen) {
         const bool done = assignment.step().outcome() == Outcome::OUTCOME_DONE;
         if (assignment.state() == Assignment::STATE_ASSIGNED) ++live[assignment.dealer_id()];
         ASSERT_EQ(done, !assignment.dealer_id().empty()) << key;
+        ASSERT_EQ(!assignment.pickup_closed_by().empty(), closed.contains(key)) << key;
+        ASSERT_FALSE(closed.contains(key) && assignment.has_pickup_time()) << key;
         ASSERT_EQ(assignment.state() == Assignment::STATE_ASSIGNED ||
                       assignment.state() == Assignment::STATE_PICKED_UP,
                   done && !undone)

@@ -26,6 +26,8 @@ using gaekju::delivery::v1::AwaitReceiptRequest;
 using gaekju::delivery::v1::AwaitReceiptResponse;
 using gaekju::delivery::v1::CancelRequest;
 using gaekju::delivery::v1::CancelResponse;
+using gaekju::delivery::v1::CloseReceiptRequest;
+using gaekju::delivery::v1::CloseReceiptResponse;
 using gaekju::delivery::v1::ConfirmReceiptRequest;
 using gaekju::delivery::v1::ConfirmReceiptResponse;
 using gaekju::delivery::v1::Delivery;
@@ -34,8 +36,11 @@ using gaekju::delivery::v1::DeliveryProgressed;
 using gaekju::delivery::v1::DeliveryReceived;
 using gaekju::delivery::v1::DeliveryReturned;
 using gaekju::delivery::v1::DeliveryStarted;
+using gaekju::delivery::v1::ReceiptClosing;
 using gaekju::delivery::v1::RecordProgressRequest;
 using gaekju::delivery::v1::RecordProgressResponse;
+using gaekju::delivery::v1::ReopenReceiptRequest;
+using gaekju::delivery::v1::ReopenReceiptResponse;
 using gaekju::delivery::v1::StartRequest;
 using gaekju::delivery::v1::StartResponse;
 using google::protobuf::Message;
@@ -44,6 +49,8 @@ const flow::Table kDeliveries = {
     "deliveries",
     &Delivery::default_instance(),
     {{"order_id", "order_id"}, {"customer_id", "customer_id"}, {"state", "state"}}};
+
+const flow::Table kReceiptClosings = {"receipt_closings", &ReceiptClosing::default_instance(), {}};
 
 namespace {
 
@@ -56,12 +63,19 @@ Delivery Shown(const Delivery& delivery) {
   Delivery shown = delivery;
   shown.clear_step();
   shown.clear_receipt_step();
+  shown.clear_receipt_closed_by();
   return shown;
 }
 
+// One whose receipt was closed before it began is none yet.
+bool HasBegun(const Delivery* delivery) {
+  return delivery != nullptr && delivery->state() != Delivery::STATE_UNSPECIFIED;
+}
+
 bool Show(const Message& row, Message* out) {
-  *static_cast<Delivery*>(out) = Shown(static_cast<const Delivery&>(row));
-  return true;
+  const auto& delivery = static_cast<const Delivery&>(row);
+  *static_cast<Delivery*>(out) = Shown(delivery);
+  return HasBegun(&delivery);
 }
 
 template <class Response>
@@ -171,7 +185,7 @@ google::rpc::Status ValidateRecordProgress(const RecordProgressRequest& request)
 
 Answer RecordProgress(const RecordProgressRequest& request, const Caller&, Turn& turn) {
   const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
-  if (found == nullptr) return NotFound(request.delivery_id());
+  if (!HasBegun(found)) return NotFound(request.delivery_id());
   if (IsStopped(*found) && !GK_MUTANT(late_courier_resurrects)) return RefuseStopped(*found);
   // STARTED < IN_TRANSIT < DELIVERED < RECEIVED: never backwards, so what is reported late changes
   // nothing.
@@ -193,13 +207,18 @@ google::rpc::Status ValidateConfirmReceipt(const ConfirmReceiptRequest& request)
 Answer ConfirmReceipt(const ConfirmReceiptRequest& request, const Caller&, Turn& turn) {
   const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
   // Somebody else's delivery is none, so that ids tell strangers nothing.
-  if (found == nullptr ||
+  if (!HasBegun(found) ||
       (!request.customer_id().empty() && request.customer_id() != found->customer_id())) {
     return NotFound(request.delivery_id());
   }
   if (IsStopped(*found)) return RefuseStopped(*found);
   if (found->state() == Delivery::STATE_RECEIVED)
     return DoneWithDelivery<ConfirmReceiptResponse>(*found);
+  if (!found->receipt_closed_by().empty() && !GK_MUTANT(closed_receipt_still_taken)) {
+    return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "RECEIPT_CLOSED",
+                        "the order is being cancelled; its receipt is not confirmed any more",
+                        "delivery_id");
+  }
   Delivery& delivery = turn.Edit<Delivery>(kDeliveries, request.delivery_id());
   delivery.set_state(Delivery::STATE_RECEIVED);
   // The buyer knows before the courier has told us: it has arrived by now.
@@ -230,7 +249,7 @@ google::rpc::Status ValidateAwaitReceipt(const AwaitReceiptRequest& request) {
 // one asks, and with the receipt's answer already when the buyer came first.
 Answer AwaitReceipt(const AwaitReceiptRequest& request, const Caller& caller, Turn& turn) {
   const Delivery* found = turn.Find<Delivery>(kDeliveries, request.delivery_id());
-  if (found == nullptr || found->order_id() != request.order_id())
+  if (!HasBegun(found) || found->order_id() != request.order_id())
     return NotFound(request.delivery_id());
   const uint64_t fingerprint = flow::Fingerprint(request);
   const StepRecord& asked = found->receipt_step();
@@ -258,6 +277,46 @@ Answer AwaitReceipt(const AwaitReceiptRequest& request, const Caller& caller, Tu
         ->set_reply_to(caller.reply_to);
   }
   return flow::RecordedAnswer(asked);
+}
+
+// --- the receipt is closed before a cancel stops the shipment
+
+std::string ShipmentOf(const CloseReceiptRequest& request) {
+  return flow::StepKey(request.order_id(), request.shipment_step_id());
+}
+
+google::rpc::Status ValidateCloseReceipt(const CloseReceiptRequest& request) {
+  return flow::FieldChecks(kDomain).Id("shipment_step_id", request.shipment_step_id()).status();
+}
+
+// The shipment's row decides: the receipt was first, or none comes any more. So it is written also
+// where there is none yet.
+Answer CloseReceipt(const CloseReceiptRequest& request, const Caller&, ReceiptClosing& closing,
+                    Turn& turn) {
+  const std::string delivery_id = ShipmentOf(request);
+  closing.set_closing_id(flow::StepKey(request.order_id(), request.step_id()));
+  closing.set_delivery_id(delivery_id);
+  const Delivery* found = turn.Find<Delivery>(kDeliveries, delivery_id);
+  if (found != nullptr && found->receipt_step().outcome() == Outcome::OUTCOME_DONE) {
+    return flow::Refuse(google::rpc::FAILED_PRECONDITION, kDomain, "DELIVERY_RECEIVED",
+                        "the buyer has confirmed the receipt; it is too late to cancel");
+  }
+  Delivery& delivery = turn.Edit<Delivery>(kDeliveries, delivery_id);
+  delivery.set_delivery_id(delivery_id);
+  delivery.set_order_id(request.order_id());
+  delivery.set_receipt_closed_by(closing.closing_id());
+  return flow::Done(CloseReceiptResponse());
+}
+
+Answer ReopenReceipt(ReceiptClosing& closing, Turn& turn) {
+  Delivery& delivery = turn.Edit<Delivery>(kDeliveries, closing.delivery_id());
+  if (delivery.receipt_closed_by() == closing.closing_id() && !GK_MUTANT(receipt_stays_closed))
+    delivery.clear_receipt_closed_by();
+  return flow::Done(ReopenReceiptResponse());
+}
+
+void VoidClosing(const ReopenReceiptRequest& request, ReceiptClosing& closing, Turn&) {
+  closing.set_closing_id(flow::StepKey(request.order_id(), request.step_id()));
 }
 
 // --- the question before a cancel
@@ -291,7 +350,7 @@ flow::Context MakeContext() {
   flow::Context context;
   context.name = "delivery";
   context.service = kDomain;
-  context.tables = {&kDeliveries};
+  context.tables = {&kDeliveries, &kReceiptClosings};
   context.handlers = {
       flow::StepHandler<Delivery, StartRequest>(absl::StrCat(kDomain, ".Start"), kDeliveries,
                                                 ValidateStart,
@@ -313,6 +372,18 @@ flow::Context MakeContext() {
       std::make_shared<flow::FunctionHandler<ConfirmReceiptRequest>>(
           absl::StrCat(kDomain, ".ConfirmReceipt"), ValidateConfirmReceipt,
           DeliveryKey<ConfirmReceiptRequest>, ConfirmReceipt),
+      flow::StepHandler<ReceiptClosing, CloseReceiptRequest>(
+          absl::StrCat(kDomain, ".CloseReceipt"), kReceiptClosings, ValidateCloseReceipt,
+          [](const CloseReceiptRequest& request, std::vector<RowKey>* keys) {
+            keys->push_back({&kDeliveries, ShipmentOf(request)});
+          },
+          CloseReceipt),
+      flow::UndoHandler<ReceiptClosing, ReopenReceiptRequest>(
+          absl::StrCat(kDomain, ".ReopenReceipt"), kReceiptClosings,
+          [](const ReceiptClosing& closing, std::vector<RowKey>* keys) {
+            keys->push_back({&kDeliveries, closing.delivery_id()});
+          },
+          ReopenReceipt, VoidClosing),
   };
   context.gets = {
       {absl::StrCat(kDomain, ".GetDelivery"), &kDeliveries, "delivery_id", "delivery", Show}};

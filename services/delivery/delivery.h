@@ -13,6 +13,8 @@ namespace gaekju::delivery {
 
 // Delivery by "<order_id>/<step_id>".
 extern const flow::Table kDeliveries;
+// ReceiptClosing by "<order_id>/<step_id>", of the step of a cancel.
+extern const flow::Table kReceiptClosings;
 
 const flow::Context& DeliveryContext();
 

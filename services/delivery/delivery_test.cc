@@ -24,14 +24,17 @@ using gaekju::delivery::v1::ApproveCancelRequest;
 using gaekju::delivery::v1::AwaitReceiptRequest;
 using gaekju::delivery::v1::AwaitReceiptResponse;
 using gaekju::delivery::v1::CancelRequest;
+using gaekju::delivery::v1::CloseReceiptRequest;
 using gaekju::delivery::v1::ConfirmReceiptRequest;
 using gaekju::delivery::v1::ConfirmReceiptResponse;
 using gaekju::delivery::v1::Delivery;
 using gaekju::delivery::v1::DeliveryStarted;
 using gaekju::delivery::v1::GetDeliveryRequest;
 using gaekju::delivery::v1::ListDeliveriesRequest;
+using gaekju::delivery::v1::ReceiptClosing;
 using gaekju::delivery::v1::RecordProgressRequest;
 using gaekju::delivery::v1::RecordProgressResponse;
+using gaekju::delivery::v1::ReopenReceiptRequest;
 using gaekju::delivery::v1::StartRequest;
 using gaekju::delivery::v1::StartResponse;
 using ::testing::ElementsAre;
@@ -87,6 +90,23 @@ ApproveCancelRequest Ask(const std::string& order_id = "o1") {
   request.set_order_id(order_id);
   request.set_step_id("ask");
   request.set_shipment_step_id("ship");
+  return request;
+}
+
+CloseReceiptRequest Close(const std::string& order_id = "o1",
+                          const std::string& step_id = "close") {
+  CloseReceiptRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
+  request.set_shipment_step_id("ship");
+  return request;
+}
+
+ReopenReceiptRequest Reopen(const std::string& order_id = "o1",
+                            const std::string& step_id = "close") {
+  ReopenReceiptRequest request;
+  request.set_order_id(order_id);
+  request.set_step_id(step_id);
   return request;
 }
 
@@ -462,6 +482,48 @@ TEST_F(DeliveryTest, TheAnswerGoesToWhoAskedLastAndOneStepWaits) {
   EXPECT_EQ(envelopes[1].to, "order");
 }
 
+// MK-17: the shipment goes on, and nobody confirms its receipt, until the cancel is refused.
+TEST_F(DeliveryTest, AReceiptThatIsClosedIsNotConfirmed) {
+  Given(Delivery::STATE_STARTED);
+  deliveries_.Call(Await(), From("order"));
+  deliveries_.TakeEnvelopes();
+  EXPECT_EQ(deliveries_.Call(Close()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(deliveries_.Call(Close("o1", "close.2")).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Receive()).status), "RECEIPT_CLOSED");
+  EXPECT_EQ(deliveries_.Call(Progress(Delivery::STATE_DELIVERED)).kind, Answer::Kind::kDone);
+  EXPECT_EQ(deliveries_.Call(Reopen()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Receive()).status), "RECEIPT_CLOSED")
+      << "by the second";
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Close()).status), "STEP_UNDONE") << "late";
+  EXPECT_THAT(deliveries_.TakeEvents(), ElementsAre("DeliveryProgressed o1/ship@2"));
+  EXPECT_EQ(deliveries_.Call(Reopen("o1", "close.2")).kind, Answer::Kind::kDone);
+  EXPECT_EQ(deliveries_.Call(Receive()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Close("o1", "close.3")).status), "DELIVERY_RECEIVED");
+  EXPECT_TRUE(Row().receipt_closed_by().empty());
+  for (const char* field : {"order_id", "step_id", "shipment_step_id"}) {
+    CloseReceiptRequest request = Close();
+    request.GetReflection()->ClearField(&request, request.GetDescriptor()->FindFieldByName(field));
+    EXPECT_EQ(FieldOf(deliveries_.Call(request)), field);
+  }
+}
+
+TEST_F(DeliveryTest, AReceiptIsClosedBeforeTheShipmentBegins) {
+  EXPECT_EQ(deliveries_.Call(Close()).kind, Answer::Kind::kDone);
+  GetDeliveryRequest get;
+  get.set_delivery_id("o1/ship");
+  EXPECT_EQ(deliveries_.Get(get), nullptr) << "there is none yet";
+  for (const Answer& answer : {deliveries_.Call(Receive()), deliveries_.Call(Await()),
+                               deliveries_.Call(Progress(Delivery::STATE_DELIVERED))}) {
+    EXPECT_EQ(flow::ReasonOf(answer.status), "DELIVERY_NOT_FOUND");
+  }
+  EXPECT_EQ(deliveries_.Call(Start()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Receive()).status), "RECEIPT_CLOSED");
+  EXPECT_EQ(deliveries_.Call(Cancel()).kind, Answer::Kind::kDone);
+  EXPECT_EQ(Row().state(), Delivery::STATE_CANCELLED);
+  EXPECT_THAT(deliveries_.TakeEvents(),
+              ElementsAre("DeliveryStarted o1/ship@1", "DeliveryCancelled o1/ship@2"));
+}
+
 TEST_F(DeliveryTest, ReadsShowShipmentsWithoutTheSagasRecord) {
   deliveries_.Call(Start("o1"));
   deliveries_.Call(Start("o2"));
@@ -498,7 +560,7 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
       for (int i = testing::Pick(random, 4); i >= 0; --i) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
         const std::string key = order_id + "/ship";
-        switch (testing::Pick(random, 10)) {
+        switch (testing::Pick(random, 12)) {
           case 0:
             requests.push_back(std::make_unique<CancelRequest>(Cancel(order_id)));
             break;
@@ -517,7 +579,16 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
             requests.push_back(std::make_unique<ApproveCancelRequest>(Ask(order_id)));
             break;
           case 5:
+            requests.push_back(std::make_unique<CloseReceiptRequest>(Close(order_id)));
+            break;
           case 6:
+            if (testing::Pick(random, 3) == 0)
+              requests.push_back(std::make_unique<ReopenReceiptRequest>(Reopen(order_id)));
+            else
+              requests.push_back(std::make_unique<ConfirmReceiptRequest>(Receive("cust1", key)));
+            break;
+          case 7:
+          case 8:
             requests.push_back(std::make_unique<AwaitReceiptRequest>(Await(order_id)));
             break;
           default:
@@ -540,8 +611,17 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
         ++told[absl::StrCat(answer ? "answer" : envelope.type.substr(envelope.type.rfind('.') + 1),
                             " ", key)];
       }
+      std::set<std::string> closed;
+      for (const auto& [key, row] : deliveries.Rows(kReceiptClosings)) {
+        const auto& closing = static_cast<const ReceiptClosing&>(*row.body);
+        if (closing.step().outcome() == flow::Outcome::OUTCOME_DONE &&
+            closing.step().undo() == flow::Outcome::OUTCOME_UNSPECIFIED)
+          closed.insert(closing.delivery_id());
+      }
       for (const auto& [key, row] : deliveries.Rows(kDeliveries)) {
         const auto& delivery = static_cast<const Delivery&>(*row.body);
+        ASSERT_EQ(!delivery.receipt_closed_by().empty(), closed.contains(key)) << key;
+        ASSERT_FALSE(closed.contains(key) && told["DeliveryReceived " + key] > 0) << key;
         const bool stopped = delivery.state() == Delivery::STATE_CANCELLED ||
                              delivery.state() == Delivery::STATE_RETURNING;
         const bool started = delivery.has_start_time();

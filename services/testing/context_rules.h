@@ -68,11 +68,12 @@ inline void ExpectFollowsRules(const flow::Context& context) {
     std::ifstream migration(entry.path());
     later.append(std::istreambuf_iterator<char>(migration), std::istreambuf_iterator<char>());
   }
+  const std::string all = sql.str() + later;
   std::set<const flow::Table*> tables(context.tables.begin(), context.tables.end());
   for (const flow::Table* table : context.tables) {
-    const size_t begin = sql.str().find(absl::StrCat("create table ", table->name, " ("));
+    const size_t begin = all.find(absl::StrCat("create table ", table->name, " ("));
     ASSERT_NE(begin, std::string::npos) << path << " does not create " << table->name;
-    const std::string create = sql.str().substr(begin, sql.str().find(';', begin) - begin);
+    const std::string create = all.substr(begin, all.find(';', begin) - begin);
     for (const char* line :
          {"key text collate \"C\" primary key", "version bigint not null", "body bytea not null"}) {
       EXPECT_NE(create.find(line), std::string::npos) << table->name << " has no " << line;

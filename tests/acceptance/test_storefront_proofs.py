@@ -34,6 +34,9 @@ VIOLATED = {
     NEWCOMERS / "pay-later": ("unpaid goods shipped: the parcel leaves, and nothing has been paid", ["waits for a person"]),
     NEWCOMERS / "stock-kept": (stands("stock", "catalog.Reserve"), ["1 units reserved"]),
     NEWCOMERS / "nobody-waits": (stands("cart", "cart.Fill"), ['"cart" (cart.Fill) is done']),
+    NEWCOMERS / "wrong-parcel": ('goods kept: the order is cancelled and taken back, and the buyer has the goods, which "receive" '
+                                 "(delivery.AwaitReceipt) waits for: let the cancel close it before any undo (delivery.CloseReceipt, for "
+                                 "the right step)", ['"close" (delivery.CloseReceipt) is done']),
     NEWCOMERS / "second-charge": ("non-idempotence: payment has taken 2000, and the price is 1000", ["2000 KRW kept"]),
 }
 # Where in the file, and what to write.
@@ -45,6 +48,10 @@ MISTAKEN = {
                          'move this above status "CANCELLED"'],
     "price-unknown": ['step "pay": its request needs amount', "Wait for a step that answers amount"],
     "circle": ['step "pay": waits for itself: step "pay" after step "ship" after step "pay"; leave one `after` out'],
+    "goods-kept": ['15:1: cancel: goods kept: a person answers "pickup", and the order hears of it later; a cancel in between would give '
+                   'back what the person has. Close it first: write step { id: "close-pickup" call: "assignment.ClosePickup" via: JETSTREAM '
+                   'with { [type.googleapis.com/gaekju.assignment.v1.ClosePickupRequest] { assignment_step_id: "…" } } }, and let every '
+                   "undo wait for it (after)"],
     "undo-of-nothing": ['18:10: undo "price": its call Quote has nothing to undo; leave this out'],
     "notice-awaited": ['step "ship": after: "tell" is a notice, which nobody waits for; make it a step, or leave it out'],
     "misspelt": ['stage: unknown value "COMPLETE"; did you mean "COMPLETED"?'],

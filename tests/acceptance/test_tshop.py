@@ -892,7 +892,7 @@ def test_TS_13_what_the_buyer_has_is_not_given_back_whatever_the_order_has_heard
     assert not {"AssignmentCancelled", "StockReleased", "OrderCancelCompleted"} & set(names), names
 
     def told():
-        codes = sorted(it.code for it in tshop._rows("notification", "notices", notification_pb.Notice, "order_id", order.order_id))
+        codes = sorted(it.code for it in oracle.rows(house, "notification", notification_pb.Notice) if it.order_id == order.order_id)
         assert codes == ["ACCEPTED", "CANCELLING", "PICKED_UP", "REQUESTED"], codes
         return True
     eventually(told, "the buyer is told of each")

@@ -9,7 +9,8 @@ Rules, for every service in a package that starts with "gaekju.":
   2. its owner_field, when set, is a field of the request;
   3. a step (gaekju.flow.v1.step) names an RPC of the same service as its undo, or says nothing_to_undo, not both;
   4. a step and its undo are unary, and their requests carry `string order_id` and `string step_id`;
-  5. an undo is not itself a step.
+  5. an undo is not itself a step;
+  6. a step that closes another (gaekju.flow.v1.closes) has an undo, and the other is a step of the same service with nothing to undo.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from google.protobuf import message_factory
 
 AUTHORIZATION = "gaekju.auth.v1.authorization"
 STEP = "gaekju.flow.v1.step"
+CLOSES = "gaekju.flow.v1.closes"
 OURS = "gaekju."
 
 
@@ -35,13 +37,14 @@ class Contracts:
         options = self.pool.FindMessageTypeByName("google.protobuf.MethodOptions")
         self._options_class = message_factory.GetMessageClass(options)
         self._extensions = {}
-        for name in (AUTHORIZATION, STEP):
+        for name in (AUTHORIZATION, STEP, CLOSES):
             try:
                 self._extensions[name] = self.pool.FindExtensionByName(name)
             except KeyError:
                 raise SystemExit(f"contract check: the descriptor set does not define {name}")
             # Registers the extension's class with the pool that parses the options.
-            message_factory.GetMessageClass(self._extensions[name].message_type)
+            if self._extensions[name].message_type:
+                message_factory.GetMessageClass(self._extensions[name].message_type)
 
     def option(self, method, name):
         """The method's option of that name, or None."""
@@ -80,6 +83,13 @@ def mistakes(serialized):
                     yield f"{where}: owner_field '{owner}' is not a field of {method.input_type.lstrip('.')}"
 
             step = contracts.option(method, STEP)
+            closes = contracts.option(method, CLOSES)
+            if closes is not None:
+                closed = contracts.option(methods[closes], STEP) if closes in methods else None
+                if closed is None or not closed.nothing_to_undo:
+                    yield f"{where}: closes '{closes}', which is no step of {service.name} with nothing to undo"
+                if step is None or not step.undo:
+                    yield f"{where}: closes a step, and has no undo that opens it again"
             if step is None:
                 continue
             if bool(step.undo) == step.nothing_to_undo:
@@ -134,6 +144,15 @@ SELF_TEST = [
     ("streaming step", "streams",
      'rpc Do(Keyed) returns (stream Keyed) { option (gaekju.auth.v1.authorization) = { roles: 2 };'
      ' option (gaekju.flow.v1.step) = { nothing_to_undo: true }; }'),
+    ("closes what is no step", "which is no step of CaseService",
+     'rpc Do(Keyed) returns (Keyed) { option (gaekju.auth.v1.authorization) = { roles: 2 };'
+     ' option (gaekju.flow.v1.step) = { undo: "Undo" }; option (gaekju.flow.v1.closes) = "Undo"; }'
+     'rpc Undo(Keyed) returns (Keyed) { option (gaekju.auth.v1.authorization) = { services: "order" }; }'),
+    ("closes for ever", "has no undo that opens it again",
+     'rpc Do(Keyed) returns (Keyed) { option (gaekju.auth.v1.authorization) = { roles: 2 };'
+     ' option (gaekju.flow.v1.step) = { nothing_to_undo: true }; }'
+     'rpc Close(Keyed) returns (Keyed) { option (gaekju.auth.v1.authorization) = { roles: 2 };'
+     ' option (gaekju.flow.v1.step) = { nothing_to_undo: true }; option (gaekju.flow.v1.closes) = "Do"; }'),
     ("step without key", "has no field 'string step_id'",
      'rpc Do(Bare) returns (Keyed) { option (gaekju.auth.v1.authorization) = { roles: 2 };'
      ' option (gaekju.flow.v1.step) = { nothing_to_undo: true }; }'),
@@ -156,7 +175,7 @@ def self_test():
             extend google.protobuf.MethodOptions { Authorization authorization = 51001; }""")
         (root / "flow.proto").write_text(OPTIONS_PROTO.format(package="flow") + """
             message Step { string undo = 1; bool nothing_to_undo = 2; }
-            extend google.protobuf.MethodOptions { Step step = 51002; }""")
+            extend google.protobuf.MethodOptions { Step step = 51002; string closes = 51003; }""")
         for wrong, expected, rpcs in SELF_TEST:
             (root / "case.proto").write_text(f"""
                 syntax = "proto3";
