@@ -115,6 +115,24 @@ void ObserveOrders(runtime::PgConnection& pg, runtime::Metrics& metrics) {
   }
 }
 
+// Those that stay as they are, because no process could read the revision they were placed under.
+void ObserveHeldOrders(runtime::PgConnection& pg, runtime::Metrics& metrics) {
+  auto rows = pg.Query(
+      "SELECT storefront, count(*)::bigint FROM orders WHERE due_time_us < 0 GROUP BY storefront");
+  if (!rows.ok()) return;
+  static auto* const seen = new std::map<std::string, int64_t>();
+  for (auto& [storefront, count] : *seen) count = 0;
+  for (int row = 0; row < rows->rows(); ++row)
+    (*seen)[std::string(rows->Bytes(row, 0))] = rows->Int(row, 1);
+  for (const auto& [storefront, count] : *seen) {
+    metrics
+        .GetGauge("orders_held",
+                  "Orders that wait for somebody who can read their storefront revision.",
+                  {{"storefront", storefront}})
+        .Set(static_cast<double>(count));
+  }
+}
+
 }  // namespace
 
 runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::string& storefronts) {
@@ -140,6 +158,7 @@ runtime::ContextServer::Spec ContextSpec(absl::string_view name, const std::stri
          }});
     spec.observe = [orders](runtime::PgConnection& pg, runtime::Metrics& metrics) {
       ObserveOrders(pg, metrics);
+      ObserveHeldOrders(pg, metrics);
       ObserveStorefronts(*orders->book, metrics);
       orders->gate->Observe(metrics);
     };

@@ -346,6 +346,16 @@ struct WatchQuery {
   std::function<bool(const google::protobuf::Message& row)> ended;
 };
 
+// How those who wait (Answer::Kind::kWait) learn what another process of the same context has
+// decided: the shell looks at their rows now and then.
+struct WaitQuery {
+  const Table* table = nullptr;  // null: nobody waits for another process
+  // The row that a `wait_key` is about.
+  std::function<std::string(absl::string_view wait_key)> key;
+  // What who waits for `wait_key` is told of the row as it stands; kWait: nothing yet.
+  std::function<Answer(absl::string_view wait_key, const google::protobuf::Message& row)> answer;
+};
+
 // Rows whose integer column `column` (microseconds since 1970, 0 = never) has passed are handed to
 // `due`.
 struct Timer {
@@ -369,6 +379,7 @@ struct Context {
   std::vector<GetQuery> gets;
   std::vector<ListQuery> lists;
   std::vector<WatchQuery> watches;
+  WaitQuery waits;
   Timer timer;
 };
 

@@ -144,6 +144,15 @@ class Waiters {
     }
     return found;
   }
+  // What is waited for, each key once, in order, from the first after `after`; at most `count_max`.
+  std::vector<std::string> KeysAfter(const std::string& after, size_t count_max) const {
+    std::vector<std::string> keys;
+    for (auto it = by_key_.upper_bound(after); it != by_key_.end() && keys.size() < count_max;
+         it = by_key_.upper_bound(it->first)) {
+      keys.push_back(it->first);
+    }
+    return keys;
+  }
   bool empty() const { return by_key_.empty(); }
   size_t size() const { return by_key_.size(); }
 

@@ -52,6 +52,18 @@ TEST(EndTurn, WhoHasHungUpIsNotParked) {
   EXPECT_EQ(waiters.Take(2), nullptr) << "once";
 }
 
+TEST(Waiters, KeysAreTakenInTheirOrderEachOnceFromWhereALookEnded) {
+  Waiters<Item> waiters;
+  std::vector<std::unique_ptr<Item>> items;
+  const char* const keys[] = {"b", "a", "b", "c"};
+  for (uint64_t i = 0; i < 4; ++i) items.push_back(Asked(i + 1, Wait(keys[i])));
+  EndTurn(std::move(items), {}, &waiters, kNobodyIsGone);
+  EXPECT_THAT(waiters.KeysAfter("", 9), ::testing::ElementsAre("a", "b", "c"));
+  EXPECT_THAT(waiters.KeysAfter("", 2), ::testing::ElementsAre("a", "b"));
+  EXPECT_THAT(waiters.KeysAfter("b", 2), ::testing::ElementsAre("c"));
+  EXPECT_THAT(waiters.KeysAfter("c", 2), IsEmpty());
+}
+
 TEST(EndTurn, WhatWantsMoreRowsGoesAgainInItsOrderAndNobodyIsTold) {
   Waiters<Item> waiters;
   std::vector<std::unique_ptr<Item>> items;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -20,6 +21,8 @@ constexpr int64_t kRetryAfterUs = 1000000;
 // Turns whose results wait to be handed out; then the loop waits.
 constexpr size_t kFinishedMax = 4;
 constexpr int kTimerKeysMax = 512;
+// Of those who wait, so many rows are looked at at once; the others at the next tick.
+constexpr size_t kWaitKeysMax = 1024;
 
 int64_t SystemNowUs() { return absl::ToUnixMicros(absl::Now()); }
 
@@ -623,47 +626,94 @@ void TurnLoop::GiveUp(std::unique_ptr<Item> item, absl::string_view reason) {
 // ---------------------------------------------------------------- the timer
 
 void TurnLoop::RunTimer() {
-  const flow::Timer& timer = context_.timer;
-  const bool polls = timer.table != nullptr;
-  const std::string sql =
-      polls ? absl::StrCat("SELECT key FROM ", timer.table->name, " WHERE ", timer.column,
-                           " > 0 AND ", timer.column, " <= $1 ORDER BY ", timer.column, " LIMIT ",
-                           kTimerKeysMax)
-            : "";
+  const bool polls = context_.timer.table != nullptr;
+  const bool looks = context_.waits.table != nullptr;
   std::unique_ptr<PgConnection> pg;
   while (true) {
+    bool draining;
     {
       std::unique_lock<std::mutex> lock(mutex_);
       timer_wake_.wait_for(lock, absl::ToChronoMicroseconds(options_.timer_interval),
                            [&] { return stopping_; });
       if (stopping_) return;
-      if (draining_ && !polls) continue;
+      draining = draining_;
     }
     ExpireWaiting();
+    const bool look = looks && waiter_count_ > 0;
     // Behind: what waits comes first, and brings most of what a timer would ask for again.
-    if (!polls || !database_up_ || queue_depth_ >= options_.turn_items_max) continue;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (draining_) continue;
-    }
+    const bool poll = polls && !draining && queue_depth_ < options_.turn_items_max;
+    if ((!look && !poll) || !database_up_) continue;
     if (pg == nullptr || !pg->ok()) {
       auto connected = PgConnection::Connect(options_.pg);
       if (!connected.ok()) continue;
       pg = *std::move(connected);
     }
-    auto due = pg->Query(sql, PgParams().Int(Now()));
-    if (!due.ok()) continue;
-    for (int i = 0; i < due->rows(); ++i) {
-      std::string key(due->Bytes(i, 0));
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-        if (!timer_keys_.insert(key).second) continue;
-      }
-      auto item = std::make_unique<Item>();
-      item->kind = Item::Kind::kTimer;
-      item->timer_key = std::move(key);
-      Enqueue(std::move(item));
+    if (look) AnswerWaiters(*pg);
+    if (poll) HandOutDue(*pg);
+  }
+}
+
+// What they wait for may have been decided by another process: their rows say so.
+void TurnLoop::AnswerWaiters(PgConnection& pg) {
+  const flow::WaitQuery& waits = context_.waits;
+  std::vector<std::string> wait_keys;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    wait_keys = waiters_.KeysAfter(waiters_after_, kWaitKeysMax);
+  }
+  waiters_after_ = wait_keys.size() < kWaitKeysMax ? "" : wait_keys.back();
+  if (wait_keys.empty()) return;
+  std::multimap<std::string, std::string> by_row;
+  PgArray keys = PgArray::Text();
+  for (std::string& wait_key : wait_keys) {
+    std::string key = waits.key(wait_key);
+    keys.Add(key);
+    by_row.emplace(std::move(key), std::move(wait_key));
+  }
+  auto rows =
+      pg.Query(absl::StrCat("SELECT key, body FROM ", waits.table->name, " WHERE key = ANY($1)"),
+               PgParams().Array(std::move(keys)));
+  if (!rows.ok()) return;  // looked at again
+  std::vector<std::pair<std::string, flow::Answer>> known;
+  const std::unique_ptr<Message> row(waits.table->prototype->New());
+  for (int i = 0; i < rows->rows(); ++i) {
+    const absl::string_view body = rows->Bytes(i, 1);
+    if (!row->ParseFromArray(body.data(), static_cast<int>(body.size()))) continue;
+    const auto [first, last] = by_row.equal_range(std::string(rows->Bytes(i, 0)));
+    for (auto it = first; it != last; ++it) {
+      flow::Answer answer = waits.answer(it->second, *row);
+      if (answer.kind != flow::Answer::Kind::kWait) known.emplace_back(it->second, answer);
     }
+  }
+  Answered answered;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const auto& [wait_key, answer] : known) {
+      for (auto& item : waiters_.Resolve(wait_key)) answered.emplace_back(std::move(item), answer);
+    }
+    waiter_count_ = static_cast<int>(waiters_.size());
+    if (IsQuiet()) quiet_.notify_all();
+  }
+  for (auto& [item, answer] : answered) item->done(std::move(answer));
+}
+
+void TurnLoop::HandOutDue(PgConnection& pg) {
+  const flow::Timer& timer = context_.timer;
+  auto due = pg.Query(
+      absl::StrCat("SELECT key FROM ", timer.table->name, " WHERE ", timer.column, " > 0 AND ",
+                   timer.column, " <= $1 ORDER BY ", timer.column, " LIMIT ", kTimerKeysMax),
+      PgParams().Int(Now()));
+  if (!due.ok()) return;
+  for (int i = 0; i < due->rows(); ++i) {
+    std::string key(due->Bytes(i, 0));
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!timer_keys_.insert(key).second) continue;
+    }
+    auto item = std::make_unique<Item>();
+    item->kind = Item::Kind::kTimer;
+    item->timer_key = std::move(key);
+    Enqueue(std::move(item));
   }
 }
 

@@ -17,7 +17,9 @@
 // 3. While the database is down, what waits stays; Requests whose deadline passes meanwhile, or
 // that find the queue full, are refused
 //    UNAVAILABLE with RetryInfo.
-// 4. One item that breaks a turn (its row violates a constraint) fails alone: the turn is run again
+// 4. Who waits for what another process of the context decides, on the same database, is answered
+//    within about two timer_intervals of its COMMIT.
+// 5. One item that breaks a turn (its row violates a constraint) fails alone: the turn is run again
 // item by item.
 //
 // Thread-safe.
@@ -166,6 +168,8 @@ class TurnLoop {
 
   void Run();
   void RunTimer();
+  void AnswerWaiters(PgConnection& pg);
+  void HandOutDue(PgConnection& pg);
   void RunAfterCommit();
   Items Take();
   void Enqueue(std::unique_ptr<Item> item);
@@ -223,6 +227,8 @@ class TurnLoop {
   // Of the loop's thread:
   int64_t last_now_us_ = 0;
   int64_t reruns_ = 0;
+  // Of the timer's thread:
+  std::string waiters_after_;  // the last key that was looked at
 
   std::thread thread_, timer_thread_, after_thread_;
 };

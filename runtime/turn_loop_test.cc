@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "gaekju/payment/v1/payment.pb.h"
 #include "gaekju/payment/v1/payment_events.pb.h"
 #include "gmock/gmock.h"
 #include "google/rpc/code.pb.h"
@@ -358,6 +359,41 @@ TEST_F(TurnLoopTest, WaitersAreAnsweredByTheTurnThatResolves) {
   }
   EXPECT_EQ(resolved, 2);
   EXPECT_EQ(loop_->waiter_count(), 1);
+}
+
+// As two replicas: the one who waits is told by the row that the other has written.
+TEST_F(TurnLoopTest, WaitersAreAnsweredWhenAnotherProcessDecides) {
+  flow::Context context = ToyContext();
+  std::atomic<int> looks{0};
+  context.waits.table = &kToyCounters;
+  context.waits.key = [](absl::string_view) { return std::string("c"); };
+  context.waits.answer = [&](absl::string_view wait_key, const google::protobuf::Message& row) {
+    ++looks;
+    const auto& counter = static_cast<const gaekju::payment::v1::Payment&>(row);
+    if (counter.amount().minor_units() < 100) return flow::Wait(std::string(wait_key));
+    CaptureResponse response;
+    response.set_payment_id(absl::StrCat(wait_key, " by ", counter.amount().minor_units()));
+    return flow::Done(response);
+  };
+  TurnLoop one(context, options_, outputs_);
+  one.Start();
+  Send(one, "w1", "c", 1, "wait:k1");
+  Send(one, "w2", "c", 1, "wait:k2");
+  ASSERT_TRUE(Eventually([&] { return one.waiter_count() == 2; }));
+  ASSERT_TRUE(Eventually([&] { return looks >= 4; }));
+  EXPECT_EQ(answers_.size(), 0u) << "nothing is decided";
+  Send(Loop(), "other", "c", 98);
+  ASSERT_TRUE(answers_.WaitFor(3));
+  std::set<std::string> ids;
+  for (const auto& answer : answers_.values()) {
+    CaptureResponse response;
+    ASSERT_TRUE(response.ParseFromString(answer.payload));
+    ids.insert(response.payment_id());
+  }
+  EXPECT_EQ(ids.count("k1 by 100"), 1u);
+  EXPECT_EQ(ids.count("k2 by 100"), 1u);
+  EXPECT_EQ(one.waiter_count(), 0);
+  EXPECT_TRUE(one.Drain(absl::Seconds(60)));
 }
 
 TEST_F(TurnLoopTest, WaitAndResolveInOneTurn) {

@@ -1,7 +1,9 @@
 #include "services/order/order.h"
 
+#include <cstdlib>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "flow/mutant.h"
 #include "flow/request.h"
@@ -45,9 +47,15 @@ const flow::Table kStorefrontRevisions = {
 namespace {
 
 constexpr char kDomain[] = "gaekju.order.v1.OrderService";
+constexpr char kPlaceWait[] = "/place";
+constexpr char kCancelWait[] = "/cancel";
+// What cannot be read is mended by an operator, not by waiting.
+constexpr int64_t kHeldRetry_us = 30'000'000;
 
-std::string PlaceWaitKey(absl::string_view order_id) { return absl::StrCat(order_id, "/place"); }
-std::string CancelWaitKey(absl::string_view order_id) { return absl::StrCat(order_id, "/cancel"); }
+std::string PlaceWaitKey(absl::string_view order_id) { return absl::StrCat(order_id, kPlaceWait); }
+std::string CancelWaitKey(absl::string_view order_id) {
+  return absl::StrCat(order_id, kCancelWait);
+}
 
 std::string RequestKey(const PlaceOrderRequest& request) {
   return absl::StrCat(request.storefront(), "/", request.customer_id(), "/", request.request_id());
@@ -268,24 +276,41 @@ void Flush(const flow::Plan& plan, const SagaRun& run, const OrderRecord& record
   }
 }
 
-const flow::Plan& PinnedPlan(const PlanBook& book, const OrderRecord& record) {
-  const flow::Plan* plan =
-      book.Pinned(record.order().storefront(), record.order().storefront_revision());
-  GK_CHECK(plan != nullptr) << record.order().storefront() << "@"
-                            << record.order().storefront_revision();
-  return *plan;
+// Null: the revision that the order was placed under cannot be read here.
+const flow::Plan* PinnedPlan(const PlanBook& book, const OrderRecord& record) {
+  return book.Pinned(record.order().storefront(), record.order().storefront_revision());
 }
 
-// Runs `input` on an existing order's saga, and writes only if something changed.
+// What callers are told of an order whose plan cannot be read. `field`: by which they named it.
+Answer Held(const OrderRecord& record, absl::string_view field) {
+  const Order& order = record.order();
+  Answer answer;
+  answer.kind = Answer::Kind::kRefused;
+  answer.status = flow::MakeStatus(
+      google::rpc::UNAVAILABLE, kDomain, "STOREFRONT_REVISION_UNREADABLE",
+      absl::StrCat("the order stays as it is for now: it was placed under revision ",
+                   order.storefront_revision(), " of storefront \"", order.storefront(),
+                   "\", which cannot be read at present"),
+      field, kHeldRetry_us);
+  return answer;
+}
+
+// Runs `input` on an existing order's saga. One whose plan cannot be read stays as it is and is not
+// due while that is so: its time is kept, negated, until somebody can read it (order_service.h).
+// Answers that come meanwhile are asked for again then.
 template <class Input>
 void RunSaga(const PlanBook& book, const std::string& order_id, Turn& turn, Input input) {
   const OrderRecord* found = turn.Find<OrderRecord>(kOrders, order_id);
   if (found == nullptr) return;
-  const flow::Plan& plan = PinnedPlan(book, *found);
+  const flow::Plan* plan = PinnedPlan(book, *found);
+  const int64_t due_us = found->due_time_us();
+  if (plan == nullptr && due_us == 0) return;
   OrderRecord& record = turn.Edit<OrderRecord>(kOrders, order_id);
-  SagaRun run(plan, &record, turn.now_us());
+  record.set_due_time_us(plan == nullptr ? -std::abs(due_us) : std::abs(due_us));
+  if (plan == nullptr) return;
+  SagaRun run(*plan, &record, turn.now_us());
   input(run);
-  Flush(plan, run, record, turn);
+  Flush(*plan, run, record, turn);
 }
 
 // ---- handlers
@@ -314,8 +339,15 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
       }
       const auto* record = turn.Find<OrderRecord>(kOrders, placed->order_id());
       GK_CHECK(record != nullptr) << "request without order: " << key;
-      const bool try_again = record->saga().place_retryable() && !record->order().has_place_time();
-      if (!try_again) return PlaceAnswer(*record);
+      const bool try_again = record->saga().place_retryable() &&
+                             !record->order().has_place_time();
+      if (!try_again) {
+        const Answer answer = PlaceAnswer(*record);
+        // Nobody would end that wait.
+        const bool held =
+            answer.kind == Answer::Kind::kWait && PinnedPlan(book, *record) == nullptr;
+        return held ? Held(*record, "request_id") : answer;
+      }
     }
   }
   const flow::Plan* plan = book.Current(request.storefront());
@@ -365,7 +397,9 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
       (!request.customer_id().empty() && request.customer_id() != found->order().customer_id())) {
     return NotFound(request.order_id());
   }
-  const flow::Plan& plan = PinnedPlan(book, *found);
+  const flow::Plan* const pinned = PinnedPlan(book, *found);
+  if (pinned == nullptr) return Held(*found, "order_id");
+  const flow::Plan& plan = *pinned;
   OrderRecord record = *found;
   SagaRun run(plan, &record, turn.now_us());
   const SagaRun::CancelReply reply = run.RequestCancel();
@@ -397,6 +431,30 @@ Answer HandleCancel(const PlanBook& book, const CancelOrderRequest& request, Tur
     }
   }
   return {};
+}
+
+// What who waits is told of the order as it stands, whoever has decided it.
+Answer WaitAnswer(const PlanBook& book, absl::string_view wait_key, const OrderRecord& record) {
+  if (absl::EndsWith(wait_key, kPlaceWait)) return PlaceAnswer(record);
+  switch (record.order().state()) {
+    case Order::STATE_PLACING:
+    case Order::STATE_CANCEL_REQUESTED:
+      break;
+    case Order::STATE_CANCELLING:
+    case Order::STATE_CANCELLED: {
+      // Whether everything that the caller waits for has answered: a copy is asked once more.
+      const flow::Plan* plan = PinnedPlan(book, record);
+      if (plan == nullptr) break;
+      OrderRecord copy = record;
+      if (SagaRun(*plan, &copy, /*now_us=*/0).RequestCancel() == SagaRun::CancelReply::kDone)
+        return CancelAnswer(record);
+      break;
+    }
+    default:
+      if (record.saga().cancel_refusal().empty()) break;
+      return RefusedWith(record.saga().cancel_refusal());
+  }
+  return flow::Wait(std::string(wait_key));
 }
 
 // ---- reading
@@ -453,6 +511,13 @@ std::unique_ptr<flow::Context> MakeOrderContext(const PlanBook* book) {
   };
   context->on_result = [book](const flow::StepResult& result, Turn& turn) {
     RunSaga(*book, result.order_id, turn, [&](SagaRun& run) { run.OnResult(result); });
+  };
+  context->waits.table = &kOrders;
+  context->waits.key = [](absl::string_view wait_key) {
+    return std::string(wait_key.substr(0, wait_key.rfind('/')));
+  };
+  context->waits.answer = [book](absl::string_view wait_key, const google::protobuf::Message& row) {
+    return WaitAnswer(*book, wait_key, static_cast<const OrderRecord&>(row));
   };
   context->timer.table = &kOrders;
   context->timer.column = "due_time_us";

@@ -27,8 +27,9 @@ class PlanBook {
   virtual ~PlanBook() = default;
   // The plan that new orders of the storefront get; null when there is no such storefront.
   virtual const flow::Plan* Current(const std::string& storefront) const = 0;
-  // The plan of a revision that some order has. Never null: revisions are stored before the first
-  // order of theirs.
+  // The plan of a revision that some order has. Revisions are stored before the first order of
+  // theirs; null when the text cannot be read here any more, because a context that it calls is not
+  // known or has changed. Such an order stays as it is, with its due time negated.
   virtual const flow::Plan* Pinned(const std::string& storefront,
                                    const std::string& revision) const = 0;
 };

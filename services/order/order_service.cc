@@ -7,6 +7,7 @@
 #include <iterator>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -140,6 +141,7 @@ absl::StatusOr<std::unique_ptr<StorefrontBook>> StorefrontBook::Open(
     }
     return absl::InvalidArgumentError(absl::StrJoin(mistakes, "\n"));
   }
+  if (absl::Status status = book->LookForUnreadable(); !status.ok()) return status;
   if (book->options_.poll_period > absl::ZeroDuration()) {
     book->watcher_ = std::thread([b = book.get()] {
       std::unique_lock<std::mutex> lock(b->stop_mutex_);
@@ -194,7 +196,9 @@ absl::Status StorefrontBook::LoadShops() {
 
 // ---------------------------------------------------------------- looking
 void StorefrontBook::Poll() {
-  if (absl::Status status = Look(/*starting=*/false); !status.ok()) {
+  absl::Status status = Look(/*starting=*/false);
+  status.Update(Release());
+  if (!status.ok()) {
     static runtime::LogLimit limit(30'000'000);
     if (limit.Allow() >= 0) {
       runtime::LogWarning("storefronts stay as they are for now; looking again",
@@ -412,9 +416,46 @@ absl::StatusOr<std::unique_ptr<flow::Plan>> StorefrontBook::Fetch(
   GK_CHECK(revision.ParseFromArray(result->Bytes(0, 0).data(),
                                    static_cast<int>(result->Bytes(0, 0).size())));
   auto plan = flow::ParseStorefront(revision.textproto(), "", *options_.contracts);
-  GK_CHECK(plan.ok()) << revision_key
-                      << " was served and cannot be read any more: " << plan.status();
+  if (!plan.ok()) return absl::InvalidArgumentError(plan.status().message());
   return std::make_unique<flow::Plan>(*std::move(plan));
+}
+
+absl::Status StorefrontBook::LookForUnreadable() {
+  auto pg = runtime::PgConnection::Connect(options_.pg);
+  if (!pg.ok()) return pg.status();
+  for (const auto& [id, shop] : Shops()) {
+    if (shop.plan != nullptr || shop.listing.revision().empty()) continue;
+    // Both by their partial indexes: an order under way has a time.
+    auto rows = (*pg)->Query(
+        "SELECT EXISTS(SELECT FROM orders WHERE due_time_us > 0 AND storefront = $1) OR "
+        "EXISTS(SELECT FROM orders WHERE due_time_us < 0 AND storefront = $1)",
+        runtime::PgParams().Text(id));
+    if (!rows.ok()) return rows.status();
+    if (rows->Bool(0, 0)) Pinned(id, shop.listing.revision());
+  }
+  return absl::OkStatus();
+}
+
+// Only the column is turned: the row's next turn has `body` follow. Rows that a turn has in hand
+// are left to the next look.
+absl::Status StorefrontBook::Release() {
+  runtime::PgArray unreadable = runtime::PgArray::Text();
+  {
+    std::shared_lock lock(mutex_);
+    for (const auto& [key, mistakes] : unreadable_) unreadable.Add(key.substr(0, key.find('@')));
+  }
+  std::lock_guard<std::mutex> poll_lock(poll_mutex_);
+  if (release_pg_ == nullptr || !release_pg_->ok()) {
+    auto pg = runtime::PgConnection::Connect(options_.pg);
+    if (!pg.ok()) return pg.status();
+    release_pg_ = *std::move(pg);
+  }
+  return release_pg_
+      ->Query(
+          "UPDATE orders SET due_time_us = -due_time_us WHERE key IN (SELECT key FROM orders "
+          "WHERE due_time_us < 0 AND storefront <> ALL($1) LIMIT 1000 FOR UPDATE SKIP LOCKED)",
+          runtime::PgParams().Array(std::move(unreadable)))
+      .status();
 }
 
 // ---------------------------------------------------------------- what is known
@@ -437,25 +478,55 @@ const flow::Plan* StorefrontBook::Pinned(const std::string& storefront,
     std::shared_lock lock(mutex_);
     auto it = by_key_.find(key);
     if (it != by_key_.end()) return it->second.get();
+    if (unreadable_.count(key) != 0) return nullptr;
   }
   while (true) {
     auto plan = Fetch(key);
     if (plan.ok()) return Keep(*std::move(plan));
+    if (absl::IsInvalidArgument(plan.status())) {
+      {
+        std::unique_lock lock(mutex_);
+        const std::vector<std::string> mistakes =
+            absl::StrSplit(plan.status().message(), '\n', absl::SkipEmpty());
+        if (!unreadable_.emplace(key, mistakes).second) return nullptr;
+      }
+      runtime::LogError(
+          "a storefront revision cannot be read any more; its orders stay as they are",
+          {{"storefront", storefront},
+           {"revision", revision},
+           {"mistakes", plan.status().message()},
+           {"what_to_do",
+            "start this process with the --contracts that the revision was served with"}});
+      return nullptr;
+    }
     std::this_thread::sleep_for(
         std::chrono::milliseconds(100));  // the turn cannot be decided without it
   }
 }
 
+StorefrontBook::Shop StorefrontBook::WithUnreadable(const std::string& id, Shop shop) const {
+  const std::string prefix = RevisionKey(id, "");
+  for (auto it = unreadable_.lower_bound(prefix);
+       it != unreadable_.end() && absl::StartsWith(it->first, prefix); ++it) {
+    storefront::v1::UnreadableRevision& revision = *shop.listing.add_unreadable();
+    revision.set_revision(it->first.substr(prefix.size()));
+    revision.mutable_mistakes()->Add(it->second.begin(), it->second.end());
+  }
+  return shop;
+}
+
 std::map<std::string, StorefrontBook::Shop> StorefrontBook::Shops() const {
   std::shared_lock lock(mutex_);
-  return shops_;
+  std::map<std::string, Shop> shops;
+  for (const auto& [id, shop] : shops_) shops[id] = WithUnreadable(id, shop);
+  return shops;
 }
 
 std::optional<StorefrontBook::Shop> StorefrontBook::FindShop(const std::string& storefront) const {
   std::shared_lock lock(mutex_);
   const auto it = shops_.find(storefront);
   if (it == shops_.end()) return std::nullopt;
-  return it->second;
+  return WithUnreadable(it->first, it->second);
 }
 
 Storefront StorefrontBook::Definition(const std::string& text) const {

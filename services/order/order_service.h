@@ -14,7 +14,10 @@
 //   3. A wrong text is refused: logged once, listed with its mistakes; the storefront's last right
 //      revision goes on, also after a restart.
 //   4. A storefront whose file is gone takes no orders. Those it has go on.
-// docs/adr/0031 says why.
+//   5. A revision that was served and cannot be read any more (a context that it calls was told by
+//      --contracts, and is not now) holds its orders as they are: told once, and listed. They go on
+//      with the first process that can read it.
+// docs/adr/0031 and 0072 say why.
 //
 // REQUIRES: the order context's migrations have been applied.
 #ifndef GAEKJU_SERVICES_ORDER_ORDER_SERVICE_H_
@@ -70,11 +73,13 @@ class StorefrontBook : public PlanBook {
   StorefrontBook& operator=(const StorefrontBook&) = delete;
 
   const flow::Plan* Current(const std::string& storefront) const override;
-  // Waits for the database when another replica's revision is not known here yet.
+  // Null when the revision cannot be read here. Waits for the database when another replica's
+  // revision is not known here yet.
   const flow::Plan* Pinned(const std::string& storefront,
                            const std::string& revision) const override;
 
-  // Looks at the directory once. The book's own thread does it.
+  // Looks at the directory once, and sets orders going again that could not be read before. The
+  // book's own thread does it.
   void Poll();
 
   // How a storefront stands, with the text of the revision that serves, or served last.
@@ -114,19 +119,28 @@ class StorefrontBook : public PlanBook {
   // Since when the revision is open, microseconds since 1970.
   absl::StatusOr<int64_t> StoreOpened(const std::string& storefront, const std::string& revision,
                                       const std::string& text);
+  // Errors: INVALID_ARGUMENT (the text cannot be read), those of PgConnection.
   absl::StatusOr<std::unique_ptr<flow::Plan>> Fetch(const std::string& revision_key) const;
+  // Finds and tells what cannot be read of shops that have orders under way.
+  absl::Status LookForUnreadable();
+  // Sets orders going that some process could not read, but for shops that this one cannot.
+  absl::Status Release();
+  Shop WithUnreadable(const std::string& id, Shop shop) const;  // REQUIRES: mutex_
 
   const StorefrontBookOptions options_;
   mutable std::shared_mutex mutex_;
   // Guarded by mutex_. Plans are never removed: orders point at them.
   mutable std::map<std::string, std::unique_ptr<const flow::Plan>>
-      by_key_;  // "<storefront>@<revision>"
+      by_key_;                                                          // "<storefront>@<revision>"
+  mutable std::map<std::string, std::vector<std::string>> unreadable_;  // the same -> mistakes
   std::map<std::string, Shop> shops_;
 
   std::mutex poll_mutex_;                      // one look at a time
   std::map<std::string, File> files_;          // guarded by poll_mutex_; by name
   std::map<std::string, std::string> opened_;  // guarded by poll_mutex_; storefront -> revision, as
                                                // the database has them
+
+  std::unique_ptr<runtime::PgConnection> release_pg_;  // guarded by poll_mutex_
 
   std::mutex stop_mutex_;
   std::condition_variable stopped_;

@@ -16,6 +16,9 @@
 #include "absl/strings/str_cat.h"
 #include "gaekju/storefront/v1/storefront_service.pb.h"
 #include "gmock/gmock.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/descriptor.pb.h"
+#include "google/protobuf/text_format.h"
 #include "google/rpc/code.pb.h"
 #include "gtest/gtest.h"
 #include "runtime/log.h"
@@ -91,6 +94,7 @@ class StorefrontBookTest : public testing::Test {
     options.pg = pg_;
     options.poll_period = poll_period_;
     options.admit = admit_;
+    options.contracts = contracts_;
     return StorefrontBook::Open(options);
   }
   std::unique_ptr<StorefrontBook> Open() {
@@ -120,6 +124,8 @@ class StorefrontBookTest : public testing::Test {
   runtime::PgOptions pg_;
   absl::Duration poll_period_ = absl::ZeroDuration();
   std::function<absl::Status(const flow::Plan&)> admit_;
+  const google::protobuf::DescriptorPool* contracts_ =
+      google::protobuf::DescriptorPool::generated_pool();
 };
 
 // ---------------------------------------------------------------- changes
@@ -467,6 +473,132 @@ TEST_F(StorefrontBookTest, AnotherReplicasRevisionComesFromTheDatabase) {
   PollTwice(*one);
   EXPECT_EQ(one->Current("a"), pinned);
   EXPECT_EQ(Listing(*one, "a").SerializeAsString(), Listing(*other, "a").SerializeAsString());
+}
+
+// ---------------------------------------------------------------- contracts that go
+
+// A context that is told by --contracts, and a shop that calls it.
+class Contracts {
+ public:
+  // `undo`: the contract has Wrap's undo; without it, no storefront may call it.
+  explicit Contracts(bool undo = true) : pool_(google::protobuf::DescriptorPool::generated_pool()) {
+    google::protobuf::FileDescriptorProto file;
+    EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(
+        absl::StrCat(R"(name: "wrap.proto" package: "example.wrap.v1" syntax: "proto3"
+          dependency: "gaekju/flow/v1/step.proto"
+          message_type { name: "WrapRequest"
+            field { name: "order_id" number: 1 type: TYPE_STRING label: LABEL_OPTIONAL json_name: "orderId" }
+            field { name: "step_id" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL json_name: "stepId" } }
+          message_type { name: "WrapResponse" }
+          service { name: "WrapService"
+            method { name: "Wrap" input_type: ".example.wrap.v1.WrapRequest"
+                     output_type: ".example.wrap.v1.WrapResponse")",
+                     undo ? "options { [gaekju.flow.v1.step] { nothing_to_undo: true } }" : "",
+                     " } }"),
+        &file));
+    EXPECT_NE(pool_.BuildFile(file), nullptr);
+  }
+  const google::protobuf::DescriptorPool& pool() const { return pool_; }
+
+ private:
+  google::protobuf::DescriptorPool pool_;
+};
+
+std::string WrappingShop(const std::string& id) {
+  return absl::StrCat(
+      "id: \"", id, "\"\ndisplay_name { ko: \"가게\" en: \"Shop\" }\n", "currency_code: \"KRW\"\n",
+      "place { step { id: \"price\" call: \"catalog.Quote\" via: GRPC }\n",
+      "step { id: \"wrap\" call: \"example.wrap.v1.WrapService.Wrap\" via: JETSTREAM } }\n",
+      "status { stage: PLACED code: \"ORDERED\" text { ko: \"a\" en: \"a\" } }\n");
+}
+
+class UnreadableTest : public StorefrontBookTest {
+ protected:
+  UnreadableTest() {
+    Write("a.textproto", ShopText("a"));
+    Write("gifts.textproto", WrappingShop("gifts"));
+  }
+  std::unique_ptr<StorefrontBook> OpenWith(const google::protobuf::DescriptorPool* contracts) {
+    contracts_ = contracts;
+    return Open();
+  }
+  void PutOrder(const std::string& key, const std::string& storefront, int64_t due_us) {
+    Sql(
+        absl::StrCat("INSERT INTO orders (key, version, body, storefront, customer_id, state, "
+                     "visible, due_time_us) VALUES ('",
+                     key, "', 1, '', '", storefront, "', 'c', 2, true, ", due_us, ")"));
+  }
+  int64_t Due(const std::string& key) {
+    auto pg = runtime::PgConnection::Connect(pg_);
+    auto rows = (*pg)->Query("SELECT due_time_us FROM orders WHERE key = $1",
+                             runtime::PgParams().Text(key));
+    return rows.ok() && rows->rows() == 1 ? rows->Int(0, 0) : -1;
+  }
+  void Sql(const std::string& sql) {
+    auto pg = runtime::PgConnection::Connect(pg_);
+    const absl::Status status = (*pg)->Script(sql);
+    ASSERT_TRUE(status.ok()) << status;
+  }
+
+  const Contracts full_;
+  const Contracts changed_{/*undo=*/false};
+};
+
+TEST_F(UnreadableTest, ARevisionThatCannotBeReadHoldsItsOrdersAndEverythingElseIsServed) {
+  auto book = OpenWith(&full_.pool());
+  const std::string revision = RevisionOf(*book, "gifts");
+  ASSERT_FALSE(revision.empty());
+  EXPECT_TRUE(Listing(*book, "gifts").unreadable().empty());
+  for (const auto* contracts :
+       {google::protobuf::DescriptorPool::generated_pool(), &changed_.pool()}) {
+    book = nullptr;
+    book = OpenWith(contracts);
+    ASSERT_NE(book, nullptr);
+    EXPECT_NE(book->Current("a"), nullptr);
+    EXPECT_EQ(book->Current("gifts"), nullptr);
+    EXPECT_TRUE(Listing(*book, "gifts").unreadable().empty()) << "there are no orders of it";
+    EXPECT_EQ(book->Pinned("gifts", revision), nullptr);
+    EXPECT_EQ(book->Pinned("gifts", revision), nullptr);
+    const v1::StorefrontListing listing = Listing(*book, "gifts");
+    ASSERT_EQ(listing.unreadable_size(), 1);
+    EXPECT_EQ(listing.unreadable(0).revision(), revision);
+    ASSERT_EQ(listing.unreadable(0).mistakes_size(), 1);
+    EXPECT_THAT(listing.unreadable(0).mistakes(0), HasSubstr("example.wrap.v1.WrapService"));
+    EXPECT_EQ(book->Shops().at("gifts").listing.unreadable_size(), 1);
+    EXPECT_TRUE(book->Shops().at("a").listing.unreadable().empty());
+  }
+  book = nullptr;
+  book = OpenWith(&full_.pool());
+  EXPECT_EQ(RevisionOf(*book, "gifts"), revision);
+  EXPECT_EQ(book->Pinned("gifts", revision), book->Current("gifts"));
+}
+
+TEST_F(UnreadableTest, WhatIsUnderWayAndCannotBeReadIsKnownFromTheStart) {
+  OpenWith(&full_.pool());
+  PutOrder("o1", "gifts", 5);
+  auto book = OpenWith(google::protobuf::DescriptorPool::generated_pool());
+  EXPECT_EQ(Listing(*book, "gifts").unreadable_size(), 1);
+  Sql("UPDATE orders SET due_time_us = -5");
+  book = nullptr;
+  book = Open();
+  EXPECT_EQ(Listing(*book, "gifts").unreadable_size(), 1);
+}
+
+TEST_F(UnreadableTest, HeldOrdersAreReleasedByWhoCanReadThem) {
+  const std::string revision = RevisionOf(*OpenWith(&full_.pool()), "gifts");
+  PutOrder("held", "gifts", -7);
+  PutOrder("by another replica", "a", -8);
+  PutOrder("due", "gifts", 9);
+  auto book = OpenWith(google::protobuf::DescriptorPool::generated_pool());
+  book->Poll();
+  EXPECT_EQ(Due("held"), -7);
+  EXPECT_EQ(Due("by another replica"), 8);
+  EXPECT_EQ(Due("due"), 9);
+  book = nullptr;
+  book = OpenWith(&full_.pool());
+  book->Poll();
+  EXPECT_EQ(Due("held"), 7);
+  EXPECT_EQ(Due("due"), 9);
 }
 
 // No order may have a revision that the database does not know.

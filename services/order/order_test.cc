@@ -15,6 +15,7 @@
 #include "gaekju/payment/v1/payment_service.pb.h"
 #include "gmock/gmock.h"
 #include "google/protobuf/text_format.h"
+#include "google/protobuf/util/message_differencer.h"
 #include "google/rpc/code.pb.h"
 #include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
@@ -46,6 +47,10 @@ status { stage: PLACED code: "PLACED" text { ko: "주문" en: "Placed" } }
 status { done: "accept" code: "ACCEPTED" text { ko: "점주승인" en: "Accepted" } }
 )";
 
+MATCHER_P(EqualsProto, wanted, "") {
+  return google::protobuf::util::MessageDifferencer::Equals(arg, wanted);
+}
+
 // The same shop, with a word for refused orders.
 std::string ReadableShop() {
   return std::string(kShop) +
@@ -59,11 +64,15 @@ class FakeBook : public PlanBook {
     return open_ && storefront == plan_.storefront ? &plan_ : nullptr;
   }
   void Close() { open_ = false; }
-  const flow::Plan* Pinned(const std::string&, const std::string&) const override { return &plan_; }
+  void SetReadable(bool readable) { readable_ = readable; }
+  const flow::Plan* Pinned(const std::string&, const std::string&) const override {
+    return readable_ ? &plan_ : nullptr;
+  }
 
  private:
   flow::Plan plan_;
   bool open_ = true;
+  bool readable_ = true;
 };
 
 class OrderTest : public ::testing::Test {
@@ -464,6 +473,149 @@ TEST_F(AskingOrderTest, ACompleteOrderSaysSoOnce) {
   Result("ask", Outcome::OUTCOME_UNSPECIFIED, "", /*undo=*/false, /*unreachable=*/true);
   EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
   EXPECT_THAT(Events(), ElementsAre("OrderStatusChanged"));
+}
+
+// The shop's contract of a step is not known any more, and then is again.
+TEST_F(OrderTest, AnOrderWhosePlanCannotBeReadStaysAsItIsAndGoesOnWhenItCan) {
+  PlaceWhole();
+  shop_.TakeCalls();
+  shop_.TakeEnvelopes();
+  const OrderRecord before = *shop_.Row<OrderRecord>(kOrders, "o1");
+  ASSERT_GT(before.due_time_us(), 0);
+  OrderRecord held = before;
+  held.set_due_time_us(-before.due_time_us());
+
+  book_.SetReadable(false);
+  shop_.now_us += 3600'000'000;
+  EXPECT_EQ(shop_.RunTimer(), 1);
+  EXPECT_THAT(*shop_.Row<OrderRecord>(kOrders, "o1"), EqualsProto(held));
+  EXPECT_EQ(shop_.RunTimer(), 0) << "it is not due again and again";
+  Result("accept", Outcome::OUTCOME_DONE);
+  EXPECT_THAT(*shop_.Row<OrderRecord>(kOrders, "o1"), EqualsProto(held));
+
+  const Answer cancel = Cancel();
+  EXPECT_EQ(cancel.kind, Answer::Kind::kRefused);
+  EXPECT_EQ(cancel.status.code(), google::rpc::UNAVAILABLE);
+  EXPECT_EQ(flow::ReasonOf(cancel.status), "STOREFRONT_REVISION_UNREADABLE");
+  google::rpc::ErrorInfo info;
+  ASSERT_TRUE(cancel.status.details(0).UnpackTo(&info));
+  EXPECT_EQ(info.metadata().at("field"), "order_id");
+  EXPECT_EQ(Place(Request(), "o2").kind, Answer::Kind::kDone) << "what was answered stays so";
+  EXPECT_EQ(Get()->state(), Order::STATE_PLACED);
+  EXPECT_THAT(shop_.TakeEnvelopes(), IsEmpty());
+  EXPECT_THAT(shop_.TakeCalls(), IsEmpty());
+
+  // As the book turns the column; the body follows.
+  book_.SetReadable(true);
+  OrderRecord released = held;
+  released.set_due_time_us(before.due_time_us());
+  shop_.Put(kOrders, "o1", released, /*version=*/1);
+  EXPECT_EQ(shop_.RunTimer(), 1);
+  EXPECT_GT(shop_.Row<OrderRecord>(kOrders, "o1")->due_time_us(), shop_.now_us);
+  const auto asked = shop_.TakeEnvelopes();
+  ASSERT_EQ(asked.size(), 1u);
+  EXPECT_EQ(asked[0].step_id, "accept");
+  Result("accept", Outcome::OUTCOME_DONE);
+  EXPECT_EQ(Get()->state(), Order::STATE_COMPLETED);
+}
+
+TEST_F(OrderTest, NobodyWaitsForAnOrderWhosePlanCannotBeRead) {
+  EXPECT_EQ(Place(Request()).kind, Answer::Kind::kWait);
+  book_.SetReadable(false);
+  const Answer answer = Place(Request(), "o2");
+  EXPECT_EQ(answer.kind, Answer::Kind::kRefused);
+  EXPECT_EQ(flow::ReasonOf(answer.status), "STOREFRONT_REVISION_UNREADABLE");
+  book_.SetReadable(true);
+  EXPECT_EQ(Place(Request(), "o2").kind, Answer::Kind::kWait);
+}
+
+// What the row says to who waits at another replica is what the turn says to who waits at its own.
+class WaitTest : public OrderTest {
+ protected:
+  explicit WaitTest(const std::string& text = kShop) : OrderTest(text) {}
+  Answer Told(const std::string& wait_key) {
+    EXPECT_EQ(context_->waits.key(wait_key), "o1");
+    return context_->waits.answer(wait_key, *shop_.Row<OrderRecord>(kOrders, "o1"));
+  }
+  // Of the last turn.
+  void ExpectToldAs(const std::string& wait_key) {
+    std::vector<Answer> resolved;
+    for (auto& [key, answer] : shop_.TakeResolved()) {
+      if (key == wait_key) resolved.push_back(answer);
+    }
+    ASSERT_EQ(resolved.size(), 1u);
+    const Answer told = Told(wait_key);
+    EXPECT_EQ(told.kind, resolved[0].kind);
+    EXPECT_EQ(told.payload, resolved[0].payload);
+    EXPECT_THAT(told.status, EqualsProto(resolved[0].status));
+  }
+};
+
+TEST_F(WaitTest, ForAnOrderThatIsTaken) {
+  Place(Request());
+  Quote();
+  EXPECT_EQ(Told("o1/place").kind, Answer::Kind::kWait);
+  Result("pay", Outcome::OUTCOME_DONE);
+  EXPECT_EQ(Told("o1/place").kind, Answer::Kind::kDone);
+  ExpectToldAs("o1/place");
+}
+
+TEST_F(WaitTest, ForAnOrderThatIsRefused) {
+  Place(Request());
+  Result("quote", Outcome::OUTCOME_REFUSED,
+         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "catalog", "STOCK_SHORT", "none left")
+             .SerializeAsString());
+  EXPECT_EQ(flow::ReasonOf(Told("o1/place").status), "STOCK_SHORT");
+  ExpectToldAs("o1/place");
+}
+
+TEST_F(WaitTest, ForACancelOfAnOrderThatIsRefused) {
+  Place(Request());
+  EXPECT_EQ(Cancel().kind, Answer::Kind::kWait);
+  EXPECT_EQ(Told("o1/cancel").kind, Answer::Kind::kWait);
+  Result("quote", Outcome::OUTCOME_REFUSED,
+         flow::MakeStatus(google::rpc::FAILED_PRECONDITION, "catalog", "STOCK_SHORT", "none left")
+             .SerializeAsString());
+  EXPECT_EQ(flow::ReasonOf(Told("o1/cancel").status), "ORDER_REJECTED");
+  ExpectToldAs("o1/cancel");
+}
+
+TEST_F(WaitTest, ForACancelThatCameWhileTheOrderWasPlaced) {
+  Place(Request());
+  Quote();
+  EXPECT_EQ(Cancel().kind, Answer::Kind::kWait);
+  Result("pay", Outcome::OUTCOME_DONE);
+  EXPECT_EQ(Told("o1/cancel").kind, Answer::Kind::kDone);
+  ExpectToldAs("o1/cancel");
+}
+
+constexpr char kWaitingShop[] = R"(
+id: "shop" display_name { ko: "가게" en: "Shop" } currency_code: "KRW"
+place {
+  step { id: "quote" call: "catalog.Quote" via: GRPC }
+  step { id: "pay" call: "payment.Capture" via: GRPC after: "quote" }
+  step { id: "deliver" call: "delivery.Start" via: GRPC after: "pay" }
+}
+cancel { step { undo: "deliver" via: GRPC } step { undo: "pay" via: GRPC after: "deliver" } }
+status { stage: PLACED code: "PLACED" text { ko: "주문" en: "Placed" } }
+)";
+
+class WaitForUndosTest : public WaitTest {
+ protected:
+  WaitForUndosTest() : WaitTest(kWaitingShop) {}
+};
+
+TEST_F(WaitForUndosTest, AllThatTheCallerWaitsForHasToBeUndone) {
+  PlaceWhole();
+  Result("deliver", Outcome::OUTCOME_DONE);
+  shop_.TakeResolved();
+  EXPECT_EQ(Cancel().kind, Answer::Kind::kWait);
+  EXPECT_EQ(Told("o1/cancel").kind, Answer::Kind::kWait);
+  Result("deliver", Outcome::OUTCOME_DONE, "", /*undo=*/true);
+  EXPECT_EQ(Told("o1/cancel").kind, Answer::Kind::kWait) << "the money is not back";
+  Result("pay", Outcome::OUTCOME_DONE, "", /*undo=*/true);
+  EXPECT_EQ(Told("o1/cancel").kind, Answer::Kind::kDone);
+  ExpectToldAs("o1/cancel");
 }
 
 class ReadableOrderTest : public OrderTest {

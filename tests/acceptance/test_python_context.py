@@ -14,10 +14,10 @@ import nats
 import nats.js.errors
 import pytest
 
-from gaekju_house import House, Process, eventually, free_ports, gaekju_binary
+from gaekju_house import House, Process, STOREFRONTS, eventually, free_ports, gaekju_binary
 from kakao_channel import CLIENTS, client_environment
-from shop import Shop, refused
-from stubs import ROOT
+from shop import SECONDS_TO_ANSWER, Shop, refused
+from stubs import ROOT, StorefrontStub, order_pb, storefront_service
 from test_up import Up, clear, fresh_directory, left_behind
 
 pytestmark = pytest.mark.timeout(300)
@@ -124,7 +124,7 @@ def module_house(cluster, tmp_path_factory, contracts):
     folder = tmp_path_factory.mktemp("gifts")
     for shop in ["gifts", "gifts-direct"]:
         (folder / f"{shop}.textproto").write_text(shop_text(shop))
-    with House(cluster, folder / "house", storefronts=list(folder.glob("*.textproto"))) as house:
+    with House(cluster, folder / "house", storefronts=[STOREFRONTS[0], *folder.glob("*.textproto")]) as house:
         house.gifts = Giftwrap(folder, house.nats_url, contracts)
         peers = ",".join(f"{name}=127.0.0.1:{port}" for name, port in [*house.ports.items(), ("giftwrap", house.gifts.port)])
         house.flags["order"] = [f"--contracts={contracts}", f"--peers={peers}"]
@@ -361,6 +361,94 @@ def test_an_audit_reads_its_storefronts(house, contracts, gifts):
 
 
 # ---------------------------------------------------------------------- --contracts
+def _without_paper(contracts, folder):
+    """The context's contract, changed so that the shop's constants do not fit any more."""
+    held = descriptor_pb2.FileDescriptorSet.FromString(contracts.read_bytes())
+    [request] = [message for file in held.file for message in file.message_type if message.name == "WrapRequest"]
+    [paper] = [field for field in request.field if field.name == "paper"]
+    request.field.remove(paper)
+    changed = folder / "changed.binpb"
+    changed.write_bytes(held.SerializeToString())
+    return changed
+
+
+def _order_starts_with(house, contracts):
+    assert house.stop("order") == 0
+    flags = [flag for flag in house.flags["order"] if not flag.startswith("--contracts=")]
+    house.flags["order"] = [*flags, *([f"--contracts={contracts}"] if contracts else [])]
+    house.start("order")
+
+
+def _held(house):
+    """Orders whose time to go on is put off: by their column, as SQL sees it."""
+    with house.connect("order") as connection:
+        return connection.execute("SELECT count(*) FROM orders WHERE due_time_us < 0").fetchone()[0]
+
+
+@pytest.mark.parametrize("change", ["dropped", "changed"])
+def test_orders_whose_contract_is_not_known_stay_as_they_are_until_it_is(house, contracts, gifts, change, tmp_path):
+    house.gifts.kill()
+    product = gifts.product()
+    kept = [gifts.place(gifts.buyer(), product) for _ in range(4)]
+    dropped = gifts.place(gifts.buyer(), product)
+    gifts.cancel(dropped)
+    under_way = [*kept, dropped]
+    revision = gifts.get(kept[0]).storefront_revision
+
+    def records():
+        found = {}
+        for order in under_way:
+            [record] = gifts.records(order.customer_id)
+            record.due_time_us = abs(record.due_time_us)
+            found[order.order_id] = record
+        return found
+
+    log = house.folder / "order.log"
+    said_before = log.read_text().count("cannot be read any more")
+    _order_starts_with(house, _without_paper(contracts, tmp_path) if change == "changed" else None)
+    try:
+        before = records()
+        with house.connect("order") as connection:  # whatever they wait for, its time has come
+            connection.execute("UPDATE orders SET due_time_us = 1 WHERE due_time_us > 0")
+        eventually(lambda: _held(house) == len(under_way), "their time is put off")
+
+        # Everything else is served.
+        fashion = Shop(house, "fashion")
+        fashion.until(fashion.buy(fashion.buyer(), fashion.product()), "COMPLETED")
+        # Who touches them is told, and they can be read.
+        with refused("UNAVAILABLE", "STOREFRONT_REVISION_UNREADABLE", field="order_id") as refusal:
+            gifts.cancel(kept[0])
+        assert refusal.retry_delay and revision in refusal.message
+        assert gifts.get(kept[0]).state == order_pb.Order.STATE_PLACED
+        with refused("NOT_FOUND", "STOREFRONT_UNKNOWN", field="storefront"):
+            gifts.place(gifts.buyer(), product)
+        # What they asked for is answered meanwhile, and nobody can take the answer.
+        house.gifts.start()
+        eventually(lambda: all(house.gifts.wrapping(order).wrap_count == 1 for order in kept), "they are wrapped")
+        listings = {it.id: it for it in StorefrontStub(house.channel("order")).ListStorefronts(
+            storefront_service.ListStorefrontsRequest(), timeout=SECONDS_TO_ANSWER).storefronts}
+        [unreadable] = listings["gifts"].unreadable
+        assert unreadable.revision == revision
+        assert ('unknown field "paper"' if change == "changed" else 'unknown type "example.giftwrap.v1.') in unreadable.mistakes[0]
+        assert not listings["fashion"].unreadable
+        # Told once, and as they were; nothing looks at them over and over.
+        assert records() == before
+        lines = [line for line in log.read_text().splitlines() if "cannot be read any more" in line][said_before:]
+        assert len([line for line in lines if revision in line and "--contracts" in line]) == 1, lines
+        assert _held(house) == len(under_way)
+        eventually(lambda: house.metric("order", "gaekju_orders_held") == len(under_way), "the metric says how many", 30)
+        assert house.metric("order", "gaekju_timer_items_total") < 3 * len(under_way)
+    finally:
+        _order_starts_with(house, contracts)
+    for order in kept:
+        assert gifts.until(order, "COMPLETED").status_code == "WRAPPED"
+        assert house.gifts.wrapping(order).wrap_count == 1
+    gifts.until(dropped, "CANCELLED")
+    assert gifts.payment_state(dropped) == "REFUNDED"
+    assert _held(house) == 0
+    gifts.until(gifts.place(gifts.buyer(), product), "COMPLETED")
+
+
 def _check(*arguments):
     return subprocess.run([gaekju_binary(), "check", *map(str, arguments)], capture_output=True, text=True, timeout=120)
 
