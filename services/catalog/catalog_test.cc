@@ -11,9 +11,10 @@
 #include "gaekju/catalog/v1/catalog_events.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "google/rpc/code.pb.h"
-#include "google/rpc/error_details.pb.h"
 #include "services/testing/context_rules.h"
 #include "services/testing/property.h"
+#include "services/testing/requests.h"
+#include "services/testing/step_rules.h"
 #include "services/testing/turn_harness.h"
 
 namespace gaekju::catalog {
@@ -34,8 +35,13 @@ using gaekju::catalog::v1::ReleaseRequest;
 using gaekju::catalog::v1::Reservation;
 using gaekju::catalog::v1::ReserveRequest;
 using gaekju::catalog::v1::ReserveResponse;
-using gaekju::catalog::v1::StockReserved;
+using google::rpc::ALREADY_EXISTS;
+using google::rpc::FAILED_PRECONDITION;
+using google::rpc::INVALID_ARGUMENT;
+using google::rpc::NOT_FOUND;
+using google::rpc::OUT_OF_RANGE;
 using ::testing::ElementsAre;
+using testing::FieldOf;
 using ::testing::IsEmpty;
 
 using Lines = std::vector<std::pair<std::string, int32_t>>;
@@ -86,14 +92,6 @@ ReleaseRequest Release(const std::string& order_id = "o1") {
   return request;
 }
 
-std::string FieldOf(const Answer& answer) {
-  google::rpc::BadRequest bad;
-  for (const auto& detail : answer.status.details()) {
-    if (detail.UnpackTo(&bad)) return bad.field_violations(0).field();
-  }
-  return "";
-}
-
 // Products: 10 tables at 100, 5 clocks at 7, 1 tv at 9 dollars, and gold at half of what 64 bits
 // hold.
 class CatalogTest : public ::testing::Test {
@@ -123,6 +121,13 @@ class CatalogTest : public ::testing::Test {
 
 TEST(Catalog, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(CatalogContext()); }
 
+TEST_F(CatalogTest, ReserveFollowsTheRulesOfAStep) {
+  testing::ExpectFollowsStepRules(catalog_, kReservations, Asking({{"table", 2}, {"clock", 3}}),
+                                  Asking({{"table", 2}}), Release());
+  EXPECT_EQ(Stock("table"), "10+0");
+  EXPECT_EQ(Stock("clock"), "5+0");
+}
+
 // --- products
 
 TEST_F(CatalogTest, AProductIsCreatedOnce) {
@@ -148,32 +153,23 @@ TEST_F(CatalogTest, ARepeatedCreateDoesNotBringStockBack) {
 
 TEST_F(CatalogTest, TheSameIdWithOtherContentIsRefused) {
   const Answer answer = catalog_.Call(Create("table", 101, 10));
-  EXPECT_EQ(answer.status.code(), google::rpc::ALREADY_EXISTS);
+  EXPECT_EQ(answer.status.code(), ALREADY_EXISTS);
   EXPECT_EQ(flow::ReasonOf(answer.status), "PRODUCT_EXISTS");
   EXPECT_EQ(catalog_.written_count(), 0);
 }
 
 TEST_F(CatalogTest, BadProductsNameTheField) {
-  struct Case {
-    const char* field;
-    std::function<void(CreateProductRequest*)> spoil;
-  };
-  const Case cases[] = {
-      {"product_id", [](auto* r) { r->clear_product_id(); }},
-      {"product_id", [](auto* r) { r->set_product_id("a/b"); }},
-      {"display_name", [](auto* r) { r->set_display_name(std::string(257, 'x')); }},
-      {"unit_price.currency_code", [](auto* r) { r->clear_unit_price(); }},
-      {"unit_price.minor_units", [](auto* r) { r->mutable_unit_price()->set_minor_units(-1); }},
-      {"available_count", [](auto* r) { r->set_available_count(-1); }},
-      {"available_count", [](auto* r) { r->set_available_count(kStockCountMax + 1); }},
-  };
-  for (const Case& c : cases) {
-    CreateProductRequest request = Create("mask", 5, 3);
-    c.spoil(&request);
-    const Answer answer = catalog_.Call(request);
-    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
-    EXPECT_EQ(FieldOf(answer), c.field);
-  }
+  testing::ExpectNamesTheField(
+      catalog_, Create("mask", 5, 3),
+      {
+          {"product_id", [](auto* r) { r->clear_product_id(); }},
+          {"product_id", [](auto* r) { r->set_product_id("a/b"); }},
+          {"display_name", [](auto* r) { r->set_display_name(std::string(257, 'x')); }},
+          {"unit_price.currency_code", [](auto* r) { r->clear_unit_price(); }},
+          {"unit_price.minor_units", [](auto* r) { r->mutable_unit_price()->set_minor_units(-1); }},
+          {"available_count", [](auto* r) { r->set_available_count(-1); }},
+          {"available_count", [](auto* r) { r->set_available_count(kStockCountMax + 1); }},
+      });
 }
 
 TEST_F(CatalogTest, AFreeProductWithoutStockIsAllowed) {
@@ -202,18 +198,16 @@ TEST_F(CatalogTest, AdjustmentsThatCannotBeAreRefused) {
     const char* field;
   };
   const Case cases[] = {
-      {Adjust("", 1, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "product_id"},
-      {Adjust("table", 0, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "delta_count"},
-      {Adjust("table", kStockCountMax + 1, "r"), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID",
+      {Adjust("", 1, "r"), INVALID_ARGUMENT, "FIELD_INVALID", "product_id"},
+      {Adjust("table", 0, "r"), INVALID_ARGUMENT, "FIELD_INVALID", "delta_count"},
+      {Adjust("table", kStockCountMax + 1, "r"), INVALID_ARGUMENT, "FIELD_INVALID", "delta_count"},
+      {Adjust("table", std::numeric_limits<int64_t>::min(), "r"), INVALID_ARGUMENT, "FIELD_INVALID",
        "delta_count"},
-      {Adjust("table", std::numeric_limits<int64_t>::min(), "r"), google::rpc::INVALID_ARGUMENT,
-       "FIELD_INVALID", "delta_count"},
-      {Adjust("table", 1, ""), google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "request_id"},
-      {Adjust("table", 4, "r1"), google::rpc::ALREADY_EXISTS, "REQUEST_ID_REUSED", "request_id"},
-      {Adjust("nothing", 1, "r"), google::rpc::NOT_FOUND, "PRODUCT_UNKNOWN", "product_id"},
-      {Adjust("table", -14, "r"), google::rpc::FAILED_PRECONDITION, "STOCK_SHORT", "delta_count"},
-      {Adjust("table", kStockCountMax, "r"), google::rpc::FAILED_PRECONDITION, "STOCK_FULL",
-       "delta_count"},
+      {Adjust("table", 1, ""), INVALID_ARGUMENT, "FIELD_INVALID", "request_id"},
+      {Adjust("table", 4, "r1"), ALREADY_EXISTS, "REQUEST_ID_REUSED", "request_id"},
+      {Adjust("nothing", 1, "r"), NOT_FOUND, "PRODUCT_UNKNOWN", "product_id"},
+      {Adjust("table", -14, "r"), FAILED_PRECONDITION, "STOCK_SHORT", "delta_count"},
+      {Adjust("table", kStockCountMax, "r"), FAILED_PRECONDITION, "STOCK_FULL", "delta_count"},
   };
   for (const Case& c : cases) {
     const Answer answer = catalog_.Call(c.request);
@@ -256,77 +250,33 @@ TEST_F(CatalogTest, AQuoteAsksForNoStock) {
 // The same refusals from both, in this precedence; the first line of the table that applies wins.
 TEST_F(CatalogTest, RefusalsOfQuoteAndReserve) {
   struct Case {
-    const char* what;
     Lines lines;
-    int64_t expected_total;
     int code;
     const char* reason;
     const char* field;
+    int64_t expected_total = -1;
   };
   const Case cases[] = {
-      {"no lines", {}, -1, google::rpc::INVALID_ARGUMENT, "FIELD_INVALID", "lines"},
-      {"negative",
-       {{"table", 1}, {"clock", -1}},
-       -1,
-       google::rpc::INVALID_ARGUMENT,
-       "FIELD_INVALID",
-       "lines[1].quantity"},
-      {"unknown",
-       {{"table", 1}, {"sofa", 1}},
-       -1,
-       google::rpc::NOT_FOUND,
-       "PRODUCT_UNKNOWN",
-       "lines[1].product_id"},
-      {"unknown before currency",
-       {{"tv", 1}, {"sofa", 1}},
-       -1,
-       google::rpc::NOT_FOUND,
-       "PRODUCT_UNKNOWN",
-       "lines[1].product_id"},
-      {"dollars",
-       {{"table", 1}, {"tv", 1}},
-       -1,
-       google::rpc::FAILED_PRECONDITION,
-       "CURRENCY_MISMATCH",
-       "lines[1].product_id"},
-      {"currency before overflow",
-       {{"gold", 3}, {"tv", 1}},
-       -1,
-       google::rpc::FAILED_PRECONDITION,
-       "CURRENCY_MISMATCH",
-       "lines[1].product_id"},
-      {"a product overflows",
-       {{"table", 1}, {"gold", 3}},
-       -1,
-       google::rpc::OUT_OF_RANGE,
-       "AMOUNT_TOO_LARGE",
-       "lines[1].quantity"},
-      {"a sum overflows",
-       {{"gold", 2}, {"table", 1}},
-       -1,
-       google::rpc::OUT_OF_RANGE,
-       "AMOUNT_TOO_LARGE",
-       "lines[1].quantity"},
-      {"dearer",
-       {{"table", 2}},
-       199,
-       google::rpc::FAILED_PRECONDITION,
-       "PRICE_CHANGED",
-       "expected_total.minor_units"},
-      {"cheaper",
-       {{"table", 2}},
-       201,
-       google::rpc::FAILED_PRECONDITION,
-       "PRICE_CHANGED",
-       "expected_total.minor_units"},
+      {{}, INVALID_ARGUMENT, "FIELD_INVALID", "lines"},
+      {{{"table", 1}, {"clock", -1}}, INVALID_ARGUMENT, "FIELD_INVALID", "lines[1].quantity"},
+      {{{"table", 1}, {"sofa", 1}}, NOT_FOUND, "PRODUCT_UNKNOWN", "lines[1].product_id"},
+      {{{"tv", 1}, {"sofa", 1}}, NOT_FOUND, "PRODUCT_UNKNOWN", "lines[1].product_id"},
+      {{{"table", 1}, {"tv", 1}}, FAILED_PRECONDITION, "CURRENCY_MISMATCH", "lines[1].product_id"},
+      {{{"gold", 3}, {"tv", 1}}, FAILED_PRECONDITION, "CURRENCY_MISMATCH", "lines[1].product_id"},
+      // A line overflows, and a sum.
+      {{{"table", 1}, {"gold", 3}}, OUT_OF_RANGE, "AMOUNT_TOO_LARGE", "lines[1].quantity"},
+      {{{"gold", 2}, {"table", 1}}, OUT_OF_RANGE, "AMOUNT_TOO_LARGE", "lines[1].quantity"},
+      {{{"table", 2}}, FAILED_PRECONDITION, "PRICE_CHANGED", "expected_total.minor_units", 199},
+      {{{"table", 2}}, FAILED_PRECONDITION, "PRICE_CHANGED", "expected_total.minor_units", 201},
   };
   for (const Case& c : cases) {
-    for (const Answer& answer :
-         {catalog_.Call(Asking<QuoteRequest>(c.lines, "o", c.expected_total)),
-          catalog_.Call(Asking(c.lines, c.what, c.expected_total))}) {
-      EXPECT_EQ(answer.status.code(), c.code) << c.what;
-      EXPECT_EQ(flow::ReasonOf(answer.status), c.reason) << c.what;
-      EXPECT_EQ(FieldOf(answer), c.field) << c.what;
+    const auto quote = Asking<QuoteRequest>(c.lines, "o", c.expected_total);
+    const auto reserve = Asking(c.lines, absl::StrCat("o", &c - cases), c.expected_total);
+    SCOPED_TRACE(reserve.ShortDebugString());
+    for (const Answer& answer : {catalog_.Call(quote), catalog_.Call(reserve)}) {
+      EXPECT_EQ(answer.status.code(), c.code);
+      EXPECT_EQ(flow::ReasonOf(answer.status), c.reason);
+      EXPECT_EQ(FieldOf(answer), c.field);
     }
   }
   EXPECT_EQ(Stock("table"), "10+0");
@@ -379,7 +329,7 @@ TEST_F(CatalogTest, AnEmptyExpectedTotalIsNone) {
 
 // --- stock
 
-TEST_F(CatalogTest, ReserveTakesAllLinesOnce) {
+TEST_F(CatalogTest, ReserveTakesAllLines) {
   const Answer answer = catalog_.Call(Asking({{"table", 2}, {"clock", 5}}, "o1", 235));
   ReserveResponse response;
   ASSERT_TRUE(response.ParseFromString(answer.payload));
@@ -389,21 +339,12 @@ TEST_F(CatalogTest, ReserveTakesAllLinesOnce) {
   EXPECT_EQ(Stock("clock"), "0+5");
   EXPECT_EQ(Row().state(), Reservation::STATE_HELD);
   EXPECT_EQ(Row().amount().minor_units(), 235);
-  const auto envelopes = catalog_.TakeEnvelopes();
-  ASSERT_EQ(envelopes.size(), 1u);
-  EXPECT_EQ(envelopes[0].resource, "reservations/o1/stock");
-  EXPECT_EQ(envelopes[0].order_id, "o1");
-  StockReserved event;
-  ASSERT_TRUE(event.ParseFromString(envelopes[0].payload));
-  EXPECT_EQ(event.reservation().lines_size(), 2);
-  EXPECT_FALSE(event.reservation().has_step());
-  EXPECT_EQ(catalog_.Call(Asking({{"table", 2}, {"clock", 5}}, "o1", 235)).payload, answer.payload);
-  EXPECT_EQ(catalog_.written_count(), 0);
+  EXPECT_THAT(catalog_.TakeEvents(), ElementsAre("StockReserved o1/stock@1"));
 }
 
 TEST_F(CatalogTest, ReserveTakesAllOrNone) {
   const Answer answer = catalog_.Call(Asking({{"table", 2}, {"clock", 6}}));
-  EXPECT_EQ(answer.status.code(), google::rpc::FAILED_PRECONDITION);
+  EXPECT_EQ(answer.status.code(), FAILED_PRECONDITION);
   EXPECT_EQ(flow::ReasonOf(answer.status), "STOCK_SHORT");
   EXPECT_EQ(FieldOf(answer), "lines[1].quantity");
   EXPECT_EQ(Stock("table"), "10+0");
@@ -431,7 +372,7 @@ TEST_F(CatalogTest, LinesOfOneProductAreAddedUp) {
   EXPECT_EQ(Stock("clock"), "5+0");
 }
 
-TEST_F(CatalogTest, ReleaseGivesBackOnce) {
+TEST_F(CatalogTest, ReleaseGivesBack) {
   catalog_.Call(Asking({{"table", 2}, {"clock", 5}}));
   EXPECT_EQ(catalog_.Call(Release()).kind, Answer::Kind::kDone);
   EXPECT_EQ(catalog_.retry_count(), 1) << "the products are known once the reservation is loaded";
@@ -440,18 +381,12 @@ TEST_F(CatalogTest, ReleaseGivesBackOnce) {
   EXPECT_EQ(Row().state(), Reservation::STATE_RELEASED);
   EXPECT_THAT(catalog_.TakeEvents(),
               ElementsAre("StockReserved o1/stock@1", "StockReleased o1/stock@2"));
-  EXPECT_EQ(catalog_.Call(Release()).kind, Answer::Kind::kDone);
-  EXPECT_EQ(catalog_.written_count(), 0);
-  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"table", 2}, {"clock", 5}})).status),
-            "STEP_UNDONE");
-  EXPECT_EQ(Stock("table"), "10+0");
 }
 
-TEST_F(CatalogTest, AReleaseThatComesFirstStopsItsReservation) {
+TEST_F(CatalogTest, AReleaseThatComesFirstMovesNoStock) {
   EXPECT_EQ(catalog_.Call(Release()).kind, Answer::Kind::kDone);
   EXPECT_EQ(Row().state(), Reservation::STATE_RELEASED);
   EXPECT_EQ(Row().order_id(), "o1");
-  EXPECT_EQ(flow::ReasonOf(catalog_.Call(Asking({{"table", 2}})).status), "STEP_UNDONE");
   EXPECT_EQ(Stock("table"), "10+0");
   EXPECT_THAT(catalog_.TakeEvents(), IsEmpty());
 }
@@ -525,7 +460,7 @@ TEST(CatalogProperty, StockIsConservedAndNeverBelowZero) {
       catalog.Call(Create(product_id, 1 + testing::Pick(random, 9), owned[product_id]));
     }
     for (int turn = 0; turn < 40; ++turn) {
-      std::vector<std::unique_ptr<google::protobuf::Message>> requests;
+      testing::Batch batch;
       for (int i = testing::Pick(random, 5); i >= 0; --i) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 8));
         const std::string product_id(1, static_cast<char>('a' + testing::Pick(random, 3)));
@@ -534,28 +469,25 @@ TEST(CatalogProperty, StockIsConservedAndNeverBelowZero) {
             const int number = testing::Pick(random, 12);
             // The number decides the change, so that a repeat is one; one in ten reuses it with
             // other content.
-            requests.push_back(std::make_unique<AdjustStockRequest>(
+            batch.Add(
                 Adjust(product_id,
                        number - 7 == 0 ? 1 : number - 7 + (testing::Pick(random, 10) == 0 ? 20 : 0),
-                       absl::StrCat("r", number))));
+                       absl::StrCat("r", number)));
             break;
           }
           case 1:
-            requests.push_back(std::make_unique<ReleaseRequest>(Release(order_id)));
+            batch.Add(Release(order_id));
             break;
           default:
-            requests.push_back(std::make_unique<ReserveRequest>(
-                Asking({{product_id, 1 + testing::Pick(random, 6)},
-                        {std::string(1, static_cast<char>('a' + testing::Pick(random, 3))),
-                         1 + testing::Pick(random, 3)}},
-                       order_id)));
+            batch.Add(Asking({{product_id, 1 + testing::Pick(random, 6)},
+                              {std::string(1, static_cast<char>('a' + testing::Pick(random, 3))),
+                               1 + testing::Pick(random, 3)}},
+                             order_id));
         }
       }
-      std::vector<const google::protobuf::Message*> batch;
-      for (const auto& request : requests) batch.push_back(request.get());
-      const auto answers = catalog.CallTogether(batch);
+      const auto answers = batch.Run(catalog);
       for (size_t i = 0; i < batch.size(); ++i) {
-        const auto* adjust = dynamic_cast<const AdjustStockRequest*>(batch[i]);
+        const auto* adjust = dynamic_cast<const AdjustStockRequest*>(&batch[i]);
         if (adjust == nullptr || answers[i].kind != Answer::Kind::kDone) continue;
         if (counted.emplace(adjust->product_id() + "/" + adjust->request_id(), true).second) {
           owned[adjust->product_id()] += adjust->delta_count();
