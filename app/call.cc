@@ -21,6 +21,7 @@
 #include "google/rpc/status.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
+#include "runtime/byte_buffer.h"
 
 ABSL_DECLARE_FLAG(std::string, data);
 ABSL_FLAG(std::string, address, "",
@@ -93,17 +94,6 @@ int PrintError(const grpc::Status& status) {
   return 1;
 }
 
-grpc::ByteBuffer ToBuffer(const Message& message) {
-  const grpc::Slice slice(message.SerializeAsString());
-  return grpc::ByteBuffer(&slice, 1);
-}
-
-bool FromBuffer(const grpc::ByteBuffer& buffer, Message* message) {
-  grpc::Slice slice;
-  return buffer.DumpToSingleSlice(&slice).ok() &&
-         message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
-}
-
 int RunCall(const std::vector<std::string>& arguments) {
   if (arguments.empty() || arguments.size() > 2) {
     return Fail("call", "needs CONTEXT.METHOD and a request in JSON; see gaekju call --help", 2);
@@ -152,7 +142,8 @@ int RunCall(const std::vector<std::string>& arguments) {
       &queue);
   stream->StartCall(nullptr);
   if (next()) {
-    stream->WriteLast(ToBuffer(*request), grpc::WriteOptions(), nullptr);
+    stream->WriteLast(runtime::ToByteBuffer(request->SerializeAsString()), grpc::WriteOptions(),
+                      nullptr);
     next();
   }
   std::unique_ptr<Message> response(factory->GetPrototype(method->output_type())->New());
@@ -161,7 +152,7 @@ int RunCall(const std::vector<std::string>& arguments) {
     grpc::ByteBuffer buffer;
     stream->Read(&buffer, nullptr);
     if (!next()) break;
-    if (!FromBuffer(buffer, response.get())) {
+    if (!runtime::Parse(buffer, response.get())) {
       bad = absl::StrCat("the answer is no ", method->output_type()->full_name());
       break;
     }

@@ -20,7 +20,6 @@
 #include "facade/gateway.h"
 #include "runtime/config.h"
 #include "runtime/log.h"
-#include "runtime/metrics.h"
 #include "runtime/rpc_client.h"
 #include "runtime/rpc_server.h"
 
@@ -67,8 +66,6 @@ absl::StatusOr<std::vector<std::pair<std::string, std::string>>> Pairs(absl::str
 int RunFacade(const std::vector<std::string>& arguments) {
   if (!arguments.empty()) return Fail("facade", absl::StrCat("takes no '", arguments[0], "'"), 2);
   const runtime::ServerConfig config = runtime::ServerConfigFromFlags();
-  if (absl::Status status = runtime::CheckServerConfig(config); !status.ok())
-    return Fail("facade", status.message(), kConfigExitCode);
   facade::BackendOptions options;
   options.lane_threads_max = absl::GetFlag(FLAGS_facade_lane_threads);
   if (options.lane_threads_max < 1)
@@ -93,35 +90,20 @@ int RunFacade(const std::vector<std::string>& arguments) {
     }
     options.storefronts[shop] = storefront;
   }
-  if (absl::Status status = runtime::ConfigureLog(config.log_level, config.log_format);
-      !status.ok()) {
-    return Fail("facade", status.message(), kConfigExitCode);
-  }
   StopSignal stop;  // before any thread starts
-  runtime::RaiseFileLimit();
-  for (const std::string& warning : runtime::UnknownEnvironment()) runtime::LogWarning(warning);
+  const auto metrics = BeginServing(config);
+  if (!metrics.ok()) return Fail("facade", metrics.status().message(), kConfigExitCode);
 
-  // Never destroyed: civetweb takes up to 2 s to stop, and a restart should not.
-  static auto& metrics = *new runtime::Metrics();
-  static auto& exposer = *new runtime::MetricsExposer();
-  if (!config.metrics.empty()) {
-    if (auto port = exposer.Start(config.metrics, &metrics); !port.ok()) {
-      return Fail("facade",
-                  absl::StrCat(port.status().message(), " (--metrics; empty serves none)"),
-                  kConfigExitCode);
-    }
-  }
   runtime::RpcServerOptions rpc_options = runtime::RpcServerOptionsOf(config);
-  rpc_options.deadline_ms_default =
-      std::max(rpc_options.deadline_ms_default, facade::kDeadlineMs);
+  rpc_options.deadline_ms_default = std::max(rpc_options.deadline_ms_default, facade::kDeadlineMs);
   rpc_options.headers = {"idempotency-key",   "accept-language",     facade::kHostHeader,
                          facade::kPathHeader, facade::kPrefixHeader, "x-forwarded-proto"};
-  runtime::RpcServer rpc(rpc_options, &metrics);
+  runtime::RpcServer rpc(rpc_options, *metrics);
   runtime::RpcClientOptions client_options = runtime::RpcClientOptionsOf(config);
   // A context also answers UNAVAILABLE for another that it needs: five refused cancels must not
   // close the way to the order context. What waits is bounded by the lanes.
   client_options.breaker.enabled = false;
-  auto client = runtime::RpcClient::Create(std::move(client_options), &metrics);
+  auto client = runtime::RpcClient::Create(std::move(client_options), *metrics);
   if (!client.ok()) return Fail("facade", client.status().message(), kConfigExitCode);
   facade::Backend backend(client->get(), std::move(options));
   for (const facade::Shop& shop : facade::Shops()) backend.Serve(shop, rpc);

@@ -16,7 +16,6 @@
 #include "runtime/config.h"
 #include "runtime/context_server.h"
 #include "runtime/log.h"
-#include "runtime/metrics.h"
 #include "runtime/rpc_client.h"
 #include "runtime/rpc_server.h"
 
@@ -39,31 +38,15 @@ int RunServe(const std::vector<std::string>& arguments) {
     if (!IsContext(name)) return Fail("serve", UnknownContext(name), 2);
   }
   const runtime::ServerConfig config = runtime::ServerConfigFromFlags();
-  if (absl::Status status = runtime::CheckServerConfig(config); !status.ok()) {
-    return Fail("serve", status.message(), kConfigExitCode);
-  }
   if (auto contracts = ContractsFromFlag(); !contracts.ok())
     return Fail("serve", contracts.status().message(), kConfigExitCode);
   const std::string label = absl::StrJoin(names, ",");
-  if (absl::Status status = runtime::ConfigureLog(config.log_level, config.log_format);
-      !status.ok()) {
-    return Fail("serve", status.message(), kConfigExitCode);
-  }
   StopSignal stop;  // before any thread starts
-  runtime::RaiseFileLimit();
-  for (const std::string& warning : runtime::UnknownEnvironment()) runtime::LogWarning(warning);
+  const auto metrics = BeginServing(config);
+  if (!metrics.ok()) return Fail("serve", metrics.status().message(), kConfigExitCode);
 
-  // Never destroyed: civetweb takes up to 2 s to stop, and a restart should not.
-  static auto& metrics = *new runtime::Metrics();
-  static auto& exposer = *new runtime::MetricsExposer();
-  if (!config.metrics.empty()) {
-    if (auto port = exposer.Start(config.metrics, &metrics); !port.ok()) {
-      return Fail("serve", absl::StrCat(port.status().message(), " (--metrics; empty serves none)"),
-                  kConfigExitCode);
-    }
-  }
-  runtime::RpcServer rpc(runtime::RpcServerOptionsOf(config), &metrics);
-  auto client = runtime::RpcClient::Create(runtime::RpcClientOptionsOf(config), &metrics);
+  runtime::RpcServer rpc(runtime::RpcServerOptionsOf(config), *metrics);
+  auto client = runtime::RpcClient::Create(runtime::RpcClientOptionsOf(config), *metrics);
   if (!client.ok()) return Fail("serve", client.status().message(), kConfigExitCode);
 
   std::vector<std::unique_ptr<runtime::ContextServer>> servers;
@@ -71,7 +54,7 @@ int RunServe(const std::vector<std::string>& arguments) {
     servers.push_back(std::make_unique<runtime::ContextServer>(
         ContextSpec(name, absl::GetFlag(FLAGS_storefronts)),
         runtime::ContextServer::Shared{
-            .config = &config, .rpc = &rpc, .client = client->get(), .metrics = &metrics}));
+            .config = &config, .rpc = &rpc, .client = client->get(), .metrics = *metrics}));
     servers.back()->Register();
   }
   if (absl::Status status = rpc.Start(); !status.ok()) {

@@ -7,9 +7,28 @@
 #include <unistd.h>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "flow/check.h"
+#include "runtime/log.h"
 
 namespace gaekju::app {
+
+absl::StatusOr<runtime::Metrics*> BeginServing(const runtime::ServerConfig& config) {
+  absl::Status status = runtime::CheckServerConfig(config);
+  if (status.ok()) status = runtime::ConfigureLog(config.log_level, config.log_format);
+  if (!status.ok()) return status;
+  runtime::RaiseFileLimit();
+  for (const std::string& warning : runtime::UnknownEnvironment()) runtime::LogWarning(warning);
+  // Never destroyed: civetweb takes up to 2 s to stop, and a restart should not.
+  static auto& metrics = *new runtime::Metrics();
+  static auto& exposer = *new runtime::MetricsExposer();
+  if (config.metrics.empty()) return &metrics;
+  if (auto port = exposer.Start(config.metrics, &metrics); !port.ok()) {
+    return absl::Status(port.status().code(),
+                        absl::StrCat(port.status().message(), " (--metrics; empty serves none)"));
+  }
+  return &metrics;
+}
 
 void TellReady() {
   const char* variable = getenv("GAEKJU_READY_FD");

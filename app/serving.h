@@ -1,7 +1,8 @@
-// serving.h: how a process that serves lives: it tells its supervisor when it is ready, and ends
-// when it is told to.
+// serving.h: how a process that serves lives: it begins as its configuration says, tells its
+// supervisor when it is ready, and ends when it is told to.
 //
 //   StopSignal stop;                    // before any thread starts
+//   auto metrics = BeginServing(config);
 //   …
 //   TellReady();
 //   while (!stop.Wait(1000)) {}
@@ -10,7 +11,15 @@
 
 #include <atomic>
 
+#include "absl/status/statusor.h"
+#include "runtime/config.h"
+#include "runtime/metrics.h"
+
 namespace gaekju::app {
+
+// Checks the configuration, opens the log, lifts the limit of files and serves metrics, which are
+// never destroyed. An error is one of the configuration.
+absl::StatusOr<runtime::Metrics*> BeginServing(const runtime::ServerConfig& config);
 
 // Tells a supervisor, once, that everything serves: a line to the descriptor in GAEKJU_READY_FD.
 void TellReady();

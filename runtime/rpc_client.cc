@@ -19,13 +19,13 @@
 #include "google/rpc/code.pb.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
+#include "runtime/byte_buffer.h"
 #include "runtime/log.h"
 
 namespace gaekju::runtime {
 namespace {
 
 constexpr char kDomain[] = "gaekju.rpc";
-constexpr size_t kCopyBytesMax = 16384;  // as in rpc_server.cc
 
 int64_t SteadyUs() {
   return std::chrono::duration_cast<std::chrono::microseconds>(
@@ -33,21 +33,9 @@ int64_t SteadyUs() {
       .count();
 }
 
-grpc::ByteBuffer ToByteBuffer(std::string payload) {
-  if (payload.size() <= kCopyBytesMax) {
-    grpc::Slice slice(payload.data(), payload.size());
-    return grpc::ByteBuffer(&slice, 1);
-  }
-  auto* owned = new std::string(std::move(payload));
-  grpc::Slice slice(
-      owned->data(), owned->size(), [](void* owner) { delete static_cast<std::string*>(owner); },
-      owned);
-  return grpc::ByteBuffer(&slice, 1);
-}
-
 std::string ToString(const grpc::ByteBuffer& bytes) {
   grpc::Slice slice;
-  if (!bytes.TrySingleSlice(&slice).ok() && !bytes.DumpToSingleSlice(&slice).ok()) return "";
+  if (!ToSlice(bytes, &slice)) return "";
   return std::string(reinterpret_cast<const char*>(slice.begin()), slice.size());
 }
 

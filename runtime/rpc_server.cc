@@ -32,6 +32,7 @@
 #include "grpcpp/impl/service_type.h"
 #include "grpcpp/resource_quota.h"
 #include "grpcpp/version_info.h"
+#include "runtime/byte_buffer.h"
 #include "runtime/log.h"
 #include "runtime/trace.h"
 // Where the handlers of the callback API are declared has moved over the years.
@@ -54,8 +55,6 @@ using google::protobuf::MessageFactory;
 using google::protobuf::MethodDescriptor;
 
 constexpr char kDomain[] = "gaekju.rpc";
-// A message is copied into its own slice below this size: cheaper than a reference-counted owner.
-constexpr size_t kCopyBytesMax = 16384;
 // Requests of up to this many times the largest limit of a method still get our own error with
 // details; larger ones gRPC's, without their body ever being kept.
 constexpr int kHardLimitFactor = 4;
@@ -85,28 +84,6 @@ grpc::Status ToGrpc(const google::rpc::Status& status) {
 grpc::Status Refusal(int code, absl::string_view reason, absl::string_view message,
                      int64_t retry_after_us = 0) {
   return ToGrpc(flow::MakeStatus(code, kDomain, reason, message, "", retry_after_us));
-}
-
-grpc::ByteBuffer ToByteBuffer(std::string payload) {
-  if (payload.size() <= kCopyBytesMax) {
-    grpc::Slice slice(payload.data(), payload.size());
-    return grpc::ByteBuffer(&slice, 1);
-  }
-  auto* owned = new std::string(std::move(payload));
-  grpc::Slice slice(
-      owned->data(), owned->size(), [](void* owner) { delete static_cast<std::string*>(owner); },
-      owned);
-  return grpc::ByteBuffer(&slice, 1);
-}
-
-// Parses without a copy when the message came in one slice, as small ones do.
-bool Parse(const grpc::ByteBuffer& bytes, Message* message) {
-  grpc::Slice slice;
-  if (bytes.TrySingleSlice(&slice).ok()) {
-    return message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
-  }
-  if (!bytes.DumpToSingleSlice(&slice).ok()) return false;
-  return message->ParseFromArray(slice.begin(), static_cast<int>(slice.size()));
 }
 
 // A method as it is served.

@@ -109,13 +109,17 @@ class RpcTest : public testing::Test {
 
   UnaryResult Unary(const std::string& method, std::string payload, int64_t timeout_us = 10'000'000,
                     std::string traceparent = "") {
+    UnaryCall call = To(method, timeout_us, std::move(payload));
+    call.traceparent = std::move(traceparent);
+    return Wait(*client_, std::move(call));
+  }
+  static UnaryCall To(const std::string& method, int64_t timeout_us, std::string payload = "") {
     UnaryCall call;
     call.context = "payment";
     call.method = method;
     call.payload = std::move(payload);
     call.timeout_us = timeout_us;
-    call.traceparent = std::move(traceparent);
-    return Wait(*client_, std::move(call));
+    return call;
   }
   static UnaryResult Wait(RpcClient& client, UnaryCall call) {
     absl::Notification done;
@@ -274,9 +278,7 @@ TEST_F(RpcTest, HeadersThatAreAskedForArriveAndThoseOfTheAnswerReturn) {
     response.set_payment_id("p1");
     held.responder.Reply({}, response.SerializeAsString(), {{"location", "/p1"}});
   };
-  RpcServerOptions options;
-  options.headers = {"idempotency-key", "not-sent"};
-  Start(std::move(options));
+  Start({.headers = {"idempotency-key", "not-sent"}});
   {
     grpc::ClientContext context;
     context.AddMetadata("idempotency-key", "k1");
@@ -342,9 +344,7 @@ TEST_F(RpcTest, BadRequestsNeverReachTheHandler) {
 
 TEST_F(RpcTest, ACallerWithoutDeadlineGetsTheDefault) {
   HoldCalls();
-  RpcServerOptions options;
-  options.deadline_ms_default = 50;
-  Start(options);
+  Start({.deadline_ms_default = 50});
   grpc::ClientContext context;
   const int64_t before_us = absl::ToUnixMicros(absl::Now());
   const grpc::Status status =
@@ -362,10 +362,8 @@ TEST_F(RpcTest, ACallerWithoutDeadlineGetsTheDefault) {
 
 TEST_F(RpcTest, AnAnswerBeforeTheDefaultDeadlineStops) {
   handler_ = [](Held held) { held.responder.Done(""); };
-  RpcServerOptions options;
-  options.deadline_ms_default =
-      3'600'000;  // were the alarm left alone, the call would be kept for an hour
-  Start(options);
+  // Were the alarm left alone, the call would be kept for an hour.
+  Start({.deadline_ms_default = 3'600'000});
   grpc::ClientContext context;
   EXPECT_TRUE(RawUnary("/gaekju.payment.v1.PaymentService/GetPayment", "", nullptr, &context).ok());
   EXPECT_TRUE(Eventually([&] { return server_->inflight() == 0; }));
@@ -448,17 +446,11 @@ TEST_F(RpcTest, OnlyTheFirstAnswerCounts) {
 
 TEST_F(RpcTest, MoreThanItCanHoldIsRefusedAndThenServedAgain) {
   HoldCalls();
-  RpcServerOptions options;
-  options.inflight_max = 2;
-  Start(options);
+  Start({.inflight_max = 2});
   absl::Mutex mutex;
   int ended = 0;
   for (int i = 0; i < 2; ++i) {
-    UnaryCall call;
-    call.context = "payment";
-    call.method = kCapture;
-    call.timeout_us = 20'000'000;
-    client_->Unary(call, [&](UnaryResult result) {
+    client_->Unary(To(kCapture, 20'000'000), [&](UnaryResult result) {
       EXPECT_EQ(result.status.code(), 0);
       absl::MutexLock lock(&mutex);
       ++ended;
@@ -645,9 +637,7 @@ TEST_F(RpcTest, AStreamCanBeRefused) {
 
 TEST_F(RpcTest, ASlowReaderLosesOldStatesNeverTheLast) {
   HoldCalls();
-  RpcServerOptions options;
-  options.stream_queue_max = 4;
-  Start(options);
+  Start({.stream_queue_max = 4});
   Reader reader(channel_, kWatch, /*read=*/false);
   Held& held = WaitHeld();
   // Far more than the transport's window takes while nobody reads.
@@ -685,12 +675,8 @@ TEST_F(RpcTest, ShutdownEndsStreamsAtOnceAndLetsCallsFinish) {
   Reader reader(channel_, kWatch);
   WaitHeld(1);
   absl::Notification ended;
-  UnaryCall call;
-  call.context = "payment";
-  call.method = kCapture;
-  call.timeout_us = 20'000'000;
   UnaryResult result;
-  client_->Unary(call, [&](UnaryResult r) {
+  client_->Unary(To(kCapture, 20'000'000), [&](UnaryResult r) {
     result = std::move(r);
     ended.Notify();
   });
@@ -710,11 +696,7 @@ TEST_F(RpcTest, ShutdownWithoutGraceCancelsAndRespondersStayHarmless) {
   HoldCalls();
   Start();
   absl::Notification ended;
-  UnaryCall call;
-  call.context = "payment";
-  call.method = kCapture;
-  call.timeout_us = 20'000'000;
-  client_->Unary(call, [&](UnaryResult r) {
+  client_->Unary(To(kCapture, 20'000'000), [&](UnaryResult r) {
     EXPECT_NE(r.status.code(), 0);
     ended.Notify();
   });
@@ -906,12 +888,7 @@ TEST_F(RpcTest, ManyCallsFromManyThreadsEachGetTheirOwnAnswer) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < kEach; ++i) {
         const std::string id = absl::StrCat(t, "-", i);
-        UnaryCall call;
-        call.context = "payment";
-        call.method = kCapture;
-        call.payload = CapturePayload(id);
-        call.timeout_us = 60'000'000;
-        client_->Unary(std::move(call), [&, id](UnaryResult result) {
+        client_->Unary(To(kCapture, 60'000'000, CapturePayload(id)), [&, id](UnaryResult result) {
           CaptureResponse response;
           if (result.status.code() == 0 && response.ParseFromString(result.payload) &&
               response.payment_id() == id)
