@@ -83,15 +83,16 @@ class TurnRunner {
     }
     return keys;
   }
-  // Decides them all. REQUIRES: the rows of Keys() are in the turn.
+  // Decides one. REQUIRES: the rows of Keys() are in the turn.
+  void Handle(TurnItem& item, Turn& turn) const;
+  // Decides them all, as if one after the other.
   template <class Item>
   void Handle(const std::vector<std::unique_ptr<Item>>& items, Turn& turn) const {
-    for (const auto& item : items) HandleItem(*item, turn);
+    for (const auto& item : items) Handle(*item, turn);
   }
 
  private:
   void CollectKeys(TurnItem& item) const;
-  void HandleItem(TurnItem& item, Turn& turn) const;
   void AnswerCommand(const TurnItem& item, Turn& turn) const;
 
   const Context& context_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "flow/mutant.h"
 #include "google/rpc/code.pb.h"
 #include "runtime/cloudevents.h"
 
@@ -407,6 +408,12 @@ void TurnLoop::RunTurn(Items all) {
           outputs_.database(false, std::string(status.message()));
         if (!Pause(options_.reconnect_backoff_min)) goto stopped;
         DropExpired(&items);
+        for (auto& item : items) {
+          if (!GK_MUTANT(rerun_is_a_new_request)) continue;
+          item->caller.request_uuid += "+";
+          item->has_keys = false;
+          item->keys.clear();
+        }
         continue;
       case absl::StatusCode::kResourceExhausted:  // a full disk: nothing that an item could help
         if (database_up_.exchange(false) && outputs_.database)
@@ -466,6 +473,14 @@ absl::Status TurnLoop::TryTurn(Items& items, Finished* finished) {
     }
   }
   const int64_t handled_us = SteadyUs();
+  for (auto& item : items) {
+    if (item->settled && GK_MUTANT(acked_before_commit)) {
+      std::exchange(item->settled, nullptr)(absl::OkStatus());
+    }
+    if (item->done && GK_MUTANT(answered_before_commit)) {
+      std::exchange(item->done, [](flow::Answer) {})(item->answer);
+    }
+  }
   if (absl::Status status = store_.Commit(turn, &rows); !status.ok()) return status;
   const int64_t committed_us = SteadyUs();
 

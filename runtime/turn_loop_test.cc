@@ -247,6 +247,82 @@ TEST_F(TurnLoopTest, ConnectionLostAnywhereLeavesOneEffect) {
   EXPECT_EQ(DoneCount(), static_cast<int>(answers_.size()));
 }
 
+// A COMMIT that waits for a standby which never comes has happened, and when its backend is killed,
+// nobody is told. A request without an id of its own (it has the one that the shell has given it)
+// must still count once.
+TEST_F(TurnLoopTest, ACommitThatHappenedAndWasNotAnsweredIsNotDoneAgain) {
+  Postgres own;
+  options_.pg.conninfo = own.CreateDatabase();
+  MakeToyTables(options_.pg);
+  const auto run = [&](const std::string& sql) {
+    auto pg = PgConnection::Connect(options_.pg);
+    ASSERT_TRUE(pg.ok()) << pg.status();
+    ASSERT_TRUE((*pg)->Script(sql).ok()) << sql;
+  };
+  std::atomic<bool> armed{false};
+  options_.failpoint = [&](const char* at) {
+    if (std::string(at) != "commit_sent" || !armed.exchange(false)) return;
+    const char waiting[] = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    EXPECT_TRUE(Eventually(
+        [&] { return QueryInt(options_.pg, absl::StrCat("SELECT count(*) ", waiting)) == 1; }));
+    run(absl::StrCat("SELECT pg_terminate_backend(pid, 10000) ", waiting));
+    run("ALTER SYSTEM RESET synchronous_standby_names");
+    run("SELECT pg_reload_conf()");
+  };
+  Send(Loop(), "first", "c");
+  ASSERT_TRUE(answers_.WaitFor(1));
+  run("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
+  run("SELECT pg_reload_conf()");
+  ASSERT_TRUE(Eventually([&] {
+    auto pg = PgConnection::Connect(options_.pg);
+    return pg.ok() && (*pg)->Query("SHOW synchronous_standby_names")->Bytes(0, 0) == "nobody";
+  }));
+  armed = true;
+  Request request;
+  request.handler = loop_->FindHandler(kToyCapture);
+  request.message = ToyRequest("o", "c", 1, "new");
+  request.caller.request_uuid = "the-request";
+  request.done = [this](flow::Answer answer) { answers_.Add(std::move(answer)); };
+  loop_->Submit(std::move(request));
+  ASSERT_TRUE(answers_.WaitFor(2));
+  EXPECT_FALSE(armed);
+  EXPECT_EQ(DoneCount(), 2);
+  EXPECT_EQ(ToyCount(options_.pg, "c"), 2);
+  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM toy_mark"), 2);
+  EXPECT_EQ(QueryInt(options_.pg, "SELECT count(*) FROM outbox"), 2);
+  loop_.reset();
+}
+
+// Whatever comes of a turn comes of it after the COMMIT.
+TEST_F(TurnLoopTest, NobodyIsToldBeforeTheCommit) {
+  std::atomic<int> calls{0}, told_early{0};
+  outputs_.call = [&](flow::Call call, std::function<void(flow::StepResult)> done) {
+    ++calls;
+    flow::StepResult result;
+    result.order_id = call.order_id;
+    result.outcome = flow::Outcome::OUTCOME_DONE;
+    done(result);
+  };
+  std::atomic<bool> hold{true};
+  options_.failpoint = [&](const char* point) {
+    // The first turn waits until everything is queued, so that the second holds all of it.
+    if (std::string(point) == "load") Eventually([&] { return !hold; });
+    if (std::string(point) != "before_commit" || turns_.size() > 1) return;
+    const size_t before = turns_.size();  // of the first turn: one answer, one row
+    told_early +=
+        answers_.size() > before || rows_.size() > before || settled_.size() > 0 || calls > 0;
+  };
+  Send(Loop(), "first", "c");
+  Send(Loop(), "o1", "c");
+  Send(Loop(), "o2", "c", 1, "call");
+  SendCommand(Loop(), "o3", "c", "");
+  hold = false;
+  ASSERT_TRUE(answers_.WaitFor(3));
+  ASSERT_TRUE(settled_.WaitFor(1));
+  ASSERT_TRUE(Eventually([&] { return calls > 0; }));
+  EXPECT_EQ(told_early, 0);
+}
+
 // Two replicas insert the same keys: the second finds the unique violation, and runs its turn again
 // over the first one's rows.
 TEST_F(TurnLoopTest, TwoReplicasThatInsertTheSameKeyHaveOneEffect) {

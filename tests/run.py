@@ -7,6 +7,7 @@
 A suite is a function of this file that returns a Tally. Each C++ test case, each pytest test and each script counts as one.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -59,6 +60,29 @@ def left_out(suite, why):
 
 LEFT_OUT = []
 FAILURES = []  # 'test: the line that says why', told once more at the end
+
+
+@contextlib.contextmanager
+def passing_folder():
+    """Where everything that is started here keeps what nobody needs afterwards: in memory, where there is room, since nothing pulls the
+    machine's plug. Ours alone, because a user's folder of pytest loses, at the start of the next session, the permissions that
+    PostgreSQL, which runs as another user, needs on the way to its data."""
+    memory, free = pathlib.Path("/dev/shm"), 0
+    with contextlib.suppress(OSError):
+        shown = dict(line.split(":") for line in pathlib.Path("/proc/meminfo").read_text().splitlines())
+        of_it = os.statvfs(memory)
+        if not of_it.f_flag & os.ST_NOEXEC:
+            free = min(of_it.f_bavail * of_it.f_frsize, int(shown["MemAvailable"].split()[0]) * 1024)
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-test.", dir=memory if free > 8 << 30 else None))
+    folder.chmod(0o711)
+    os.environ["TMPDIR"], before = str(folder), os.environ.get("TMPDIR")
+    tempfile.tempdir = None  # asks again
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR") if before is None else os.environ.update(TMPDIR=before)
+        tempfile.tempdir = None
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(*command, **options):
@@ -301,15 +325,18 @@ def pytest_suite(path, args, counter=None, workers=0):
         options += ["-n", str(workers), "--dist", "worksteal"]
     os.environ.setdefault("GAEKJU_BINARY", str(BUILD / "release" / "app" / "gaekju"))
     os.environ.setdefault("GAEKJU_DESCRIPTOR_SET", str(BUILD / "release" / "gaekju.binpb"))
-    # A folder of our own: in the one that all of a user's sessions share, the start of another takes away the permissions that
-    # PostgreSQL, which runs as another user, needs on the way to its data.
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-test."))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="pytest."))
     folder.chmod(0o711)
     status = pytest.main([str(path), "-p", "no:cacheprovider", f"--basetemp={folder}/t", *options, *args], plugins=[counter])
-    if status == pytest.ExitCode.OK:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        say(f"logs and data of the processes: {folder}")
+    if status != pytest.ExitCode.OK:
+        logs = BUILD / "logs" / path.stem
+        shutil.rmtree(logs, ignore_errors=True)
+        for log in folder.rglob("*.log"):
+            copy = logs / log.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(log, copy)
+        say(f"logs of the processes: {logs}")
+    shutil.rmtree(folder, ignore_errors=True)
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):  # also when there was no test to run
         say(f"{path.relative_to(ROOT)}: pytest ended with {pytest.ExitCode(status).name}")
         counter.tally.failed = max(1, counter.tally.failed)
@@ -380,6 +407,11 @@ SUITES = {
 
 def main(argv):
     os.chdir(ROOT)
+    with passing_folder():
+        return told(argv)
+
+
+def told(argv):
     total = Tally()
     if argv[:1] == ["--scenarios"]:
         total = scenarios(argv[1] if len(argv) > 1 else "")

@@ -340,7 +340,8 @@ Answer HandlePlace(const PlanBook& book, const PlaceOrderRequest& request, const
       const auto* record = turn.Find<OrderRecord>(kOrders, placed->order_id());
       GK_CHECK(record != nullptr) << "request without order: " << key;
       const bool try_again = record->saga().place_retryable() &&
-                             !record->order().has_place_time();
+                             !record->order().has_place_time() &&
+                             !GK_MUTANT(second_try_refused_as_the_first);
       if (!try_again) {
         const Answer answer = PlaceAnswer(*record);
         // Nobody would end that wait.

@@ -234,7 +234,7 @@ class Cluster:
         self._argv = [self._bin / "postgres", "-D", data]
         settings = {
             "listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": "",
-            "max_connections": 400, "shared_buffers": "128MB", "max_wal_size": "4GB",
+            "max_connections": 400, "shared_buffers": "128MB", "max_wal_size": "4GB", "autovacuum": "off",
             **self._settings,
         }
         for name, value in settings.items():
@@ -406,9 +406,9 @@ class House:
 
         eventually(quietly, f"{name} serves; its log:\n{self.processes[name].log_tail()}", timeout)
         for process in self._missed.pop(name, ()):
-            # Until its channel has it again (docs: runtime/rpc_client.cc), whoever calls is refused at once.
+            # Until its channel has it again, whoever asks the caller is refused at once.
             eventually(lambda: not process.alive() or process.stopped() or process.connected_to(self.ports[name]),
-                       f"{process.argv[1:3]} has found {name} again", timeout)
+                       f"{process.argv[1:3]} has found {name} again", timeout, every=0.05)
 
     def serving(self, context):
         """What the context's health service says."""

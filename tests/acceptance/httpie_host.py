@@ -6,6 +6,7 @@
 `shell` is what makes `http` in a shell a client of it: the shell takes the command apart, as ever, and hands on the words.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -33,6 +34,7 @@ def serve():
     from httpie.cli import definition  # noqa: F401: what main() would load
     from httpie.core import main
 
+    gc.freeze()  # a fork copies what is written to, and counting marks
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(fileno=0)
     while True:
