@@ -34,7 +34,7 @@ ABSL_FLAG(std::string, seeds, "", "simulate these, as 1-10000");
 ABSL_FLAG(int, orders_each, 0, "orders of a seed; 0: drawn, 1 to 40");
 ABSL_FLAG(std::string, fault, "",
           "only these faults, with commas: lose duplicate delay crash abort ambiguous bus_down "
-          "wipe truncate unreachable late "
+          "wipe rollback unreachable late "
           "slow clock revision; none: nothing goes wrong");
 ABSL_FLAG(bool, trace, false, "tell everything that happens; with --seed");
 ABSL_FLAG(bool, shrink, true, "make a failing seed smaller before it is told");

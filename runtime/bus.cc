@@ -25,6 +25,7 @@
 #include "absl/strings/strip.h"
 #include "flow/check.h"
 #include "runtime/log.h"
+#include "runtime/stream_loss.h"
 
 namespace gaekju::runtime {
 namespace {
@@ -66,6 +67,7 @@ using OwnedOptions = Owned<natsOptions, natsOptions_Destroy>;
 using OwnedStatistics = Owned<natsStatistics, natsStatistics_Destroy>;
 using OwnedStreamInfo = Owned<jsStreamInfo, jsStreamInfo_Destroy>;
 using OwnedConsumerInfo = Owned<jsConsumerInfo, jsConsumerInfo_Destroy>;
+using OwnedConsumerInfoList = Owned<jsConsumerInfoList, jsConsumerInfoList_Destroy>;
 
 std::string Text(natsStatus status) {
   natsStatus last = NATS_OK;
@@ -164,7 +166,7 @@ bool ParseAckSubject(absl::string_view reply, BusDelivery* delivery) {
 struct Counters {
   std::atomic<uint64_t> published{0}, publish_failed{0}, publish_duplicates{0}, delivered{0},
       redelivered{0}, acked{0}, naked{0}, in_progress{0}, stale_acks{0}, connects{0},
-      streams_made{0}, consumers_made{0}, consumers_updated{0};
+      streams_made{0}, consumers_made{0}, consumers_updated{0}, consumers_mended{0};
 };
 
 struct Settlement;
@@ -176,14 +178,26 @@ struct Consumer {
   // Which life of the stream the subscription is for. Sequences of another life mean other
   // messages: an ack from a life that is over would settle a message that nobody has handled.
   std::atomic<uint64_t> epoch{0};
-  // The connection (see Serial) for which `epoch` is known to be right. Until it is the present
-  // one, acks are held back.
+  // The connection (see Serial) for which `epoch` and `acks_since_serial` are known to be right.
+  // Until it is the present one, acks are held back.
   std::atomic<uint64_t> verified_serial{0};
+  // What earlier connections brought is not acknowledged any more: the stream has lost it, and
+  // gives its sequences to other messages.
+  std::atomic<uint64_t> acks_since_serial{0};
   std::string deliver_subject;   // of the keeper's thread
+  bool was_missing = false;      // of the keeper's thread: at the last look
   uint64_t settings_serial = 0;  // of the keeper's thread: for which connection they were compared
   Clock::duration progress_period{};  // how long a delivery in hand may go without a word
   // The deliveries in hand, longest without a word to the server first. Guarded by Sender::mu.
   std::list<Settlement*> in_hand;
+  // The furthest delivery of the latest connection, and of those before it that were not looked at
+  // since. Guarded by Sender::mu.
+  struct Furthest {
+    uint64_t serial = 0;
+    uint64_t stream_seq = 0;
+    std::string msg_id;
+  };
+  std::vector<Furthest> furthest;
 };
 
 class Sender;
@@ -196,6 +210,7 @@ struct Settlement : std::enable_shared_from_this<Settlement> {
   std::shared_ptr<Sender> sender;
   std::shared_ptr<Consumer> consumer;
   uint64_t epoch = 0;
+  uint64_t serial = 0;  // the connection that brought it
   std::string reply;
   std::atomic<bool> used{false};
   // Guarded by Sender::mu.
@@ -227,9 +242,15 @@ class Sender {
   }
 
   // A delivery has come.
-  void List(Settlement& settlement) {
+  void List(Settlement& settlement, const BusDelivery& delivery) {
     std::lock_guard<std::mutex> lock(mu);
     settlement.told = Clock::now();
+    std::vector<Consumer::Furthest>& furthest = settlement.consumer->furthest;
+    if (furthest.empty() || furthest.back().serial != settlement.serial) furthest.emplace_back();
+    if (furthest.back().stream_seq < delivery.stream_seq) {
+      furthest.back() = {settlement.serial, delivery.stream_seq,
+                         std::string(FindHeader(delivery.headers, "Nats-Msg-Id"))};
+    }
     std::list<Settlement*>& in_hand = settlement.consumer->in_hand;
     settlement.place = in_hand.insert(in_hand.end(), &settlement);
     settlement.listed = true;
@@ -396,6 +417,14 @@ class NatsBus::Impl {
     return states;
   }
 
+  absl::StatusOr<std::string> MessageId(const std::string& stream, uint64_t seq) {
+    std::shared_ptr<Link> link = CurrentLink();
+    if (link == nullptr) return absl::UnavailableError("not connected to NATS yet");
+    return MessageIdAt(*link, stream, seq);
+  }
+
+  uint64_t connection() const { return ready_ ? verified_serial_.load() : 0; }
+
   absl::Status Consume(ConsumerSpec spec, DeliveryHandler handler) {
     GK_CHECK(handler != nullptr);
     if (!IsToken(spec.stream))
@@ -561,6 +590,7 @@ class NatsBus::Impl {
     s.streams_made = counters_.streams_made;
     s.consumers_made = counters_.consumers_made;
     s.consumers_updated = counters_.consumers_updated;
+    s.consumers_mended = counters_.consumers_mended;
     std::lock_guard<std::mutex> lock(sender_->mu);
     s.in_flight = sender_->in_flight;
     return s;
@@ -576,6 +606,7 @@ class NatsBus::Impl {
   // One subscription of nats.c; shared with its thread.
   struct Subscription {
     Impl* impl = nullptr;
+    uint64_t link_number = 0;
     std::shared_ptr<Consumer> consumer;  // exactly one of the three
     std::shared_ptr<Core> core;
     bool acks = false;
@@ -622,16 +653,17 @@ class NatsBus::Impl {
   }
 
   // Which connection this is: grows with each link and each of its reconnects. 0: not connected.
-  uint64_t Serial(const Link& link) {
+  static uint64_t Serial(const Link& link) { return Serial(link.nc, link.number); }
+  static uint64_t Serial(natsConnection* nc, uint64_t link_number) {
     natsStatistics* raw = nullptr;
-    if (natsConnection_Status(link.nc) != NATS_CONN_STATUS_CONNECTED ||
+    if (natsConnection_Status(nc) != NATS_CONN_STATUS_CONNECTED ||
         natsStatistics_Create(&raw) != NATS_OK)
       return 0;
     OwnedStatistics statistics(raw);
     uint64_t reconnects = 0;
-    natsConnection_GetStats(link.nc, raw);
+    natsConnection_GetStats(nc, raw);
     natsStatistics_GetCounts(raw, nullptr, nullptr, nullptr, nullptr, &reconnects);
-    return (link.number << 32) + reconnects + 1;
+    return (link_number << 32) + reconnects + 1;
   }
 
   std::shared_ptr<Link> MakeLink() {
@@ -804,6 +836,7 @@ class NatsBus::Impl {
       const absl::Status status = Verify(*link, serial, &streams_changed);
       const bool same = Serial(*link) == serial;
       again_soon = !status.ok() || !same;
+      if (status.ok()) verified_serial_ = serial;
       ready_ = status.ok() && same && !closing_;
       pending_change_ |= streams_changed;
       if (!ready_) {
@@ -889,8 +922,13 @@ class NatsBus::Impl {
       std::lock_guard<std::mutex> lock(mu_);
       consumers = consumers_;
     }
+    if (serial != verified_serial_) {
+      if (absl::Status status = MendConsumers(link); !status.ok()) return status;
+    }
     for (const std::shared_ptr<Consumer>& consumer : consumers) {
       if (closing_) return absl::CancelledError("closing");
+      if (absl::Status status = CheckDelivered(link, serial, *consumer); !status.ok())
+        return status;
       if (absl::Status status = EnsureConsumer(link, serial, consumer); !status.ok()) return status;
     }
     return absl::OkStatus();
@@ -939,6 +977,86 @@ class NatsBus::Impl {
     return StreamState{plan.name, info->Created, info->State.FirstSeq, info->State.LastSeq};
   }
 
+  // Empty when there is no such message, or when it has none.
+  static absl::StatusOr<std::string> MessageIdAt(Link& link, const std::string& stream,
+                                                 uint64_t seq) {
+    natsMsg* raw = nullptr;
+    jsErrCode code = static_cast<jsErrCode>(0);
+    const natsStatus s = js_GetMsg(&raw, link.js, stream.c_str(), seq, nullptr, &code);
+    OwnedMsg message(raw);
+    if (s == NATS_NOT_FOUND || code == JSNoMessageFoundErr || code == JSStreamNotFoundErr)
+      return std::string();
+    if (s != NATS_OK) return Unavailable(absl::StrCat("message ", seq, " of ", stream), s);
+    const char* msg_id = nullptr;
+    if (natsMsgHeader_Get(raw, "Nats-Msg-Id", &msg_id) != NATS_OK || msg_id == nullptr)
+      return std::string();
+    return std::string(msg_id);
+  }
+
+  // Consumers that are ahead of their streams begin again where the stream ends. nats-server 2.9
+  // leaves them where they are after it has lost a stream's end: what is published next would never
+  // be delivered to them. Every process does so for all, before it publishes.
+  absl::Status MendConsumers(Link& link) {
+    for (const StreamPlan& plan : kStreams) {
+      absl::StatusOr<StreamState> before = EnsureStream(link, plan);
+      if (!before.ok()) return before.status();
+      jsConsumerInfoList* raw = nullptr;
+      jsErrCode code = static_cast<jsErrCode>(0);
+      natsStatus s = js_Consumers(&raw, link.js, plan.name, nullptr, &code);
+      if (s == NATS_NOT_FOUND) continue;
+      if (s != NATS_OK) return Unavailable(absl::StrCat("consumers of ", plan.name), s);
+      OwnedConsumerInfoList consumers(raw);
+      absl::StatusOr<StreamState> now = EnsureStream(link, plan);
+      if (!now.ok()) return now.status();
+      for (int i = 0; i < consumers->Count; ++i) {
+        const jsConsumerInfo& info = *consumers->List[i];
+        const int64_t start = RestartOfConsumer(
+            static_cast<int64_t>(info.Delivered.Stream), static_cast<int64_t>(info.AckFloor.Stream),
+            static_cast<int64_t>(before->last_seq), static_cast<int64_t>(now->last_seq));
+        if (start == 0) continue;
+        LogWarning("a consumer is ahead of its stream", {{"stream", plan.name},
+                                                         {"consumer", info.Name},
+                                                         {"delivered", info.Delivered.Stream},
+                                                         {"begins_at", start}});
+        jsConsumerConfig config = *info.Config;
+        config.DeliverPolicy = js_DeliverByStartSequence;
+        config.OptStartSeq = static_cast<uint64_t>(start);
+        // It is gone also when the server says no because it writes to its directory just now.
+        (void)js_DeleteConsumer(link.js, plan.name, info.Name, nullptr, &code);
+        s = js_AddConsumer(nullptr, link.js, plan.name, &config, nullptr, &code);
+        if (s != NATS_OK)
+          return Unavailable(absl::StrCat("consumer ", info.Name, " of ", plan.name), s);
+        ++counters_.consumers_mended;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Whether the stream still has the furthest of what earlier connections delivered. If not, what
+  // they delivered is not acknowledged: it would settle other messages.
+  absl::Status CheckDelivered(Link& link, uint64_t serial, Consumer& consumer) {
+    std::vector<Consumer::Furthest> earlier;
+    {
+      std::lock_guard<std::mutex> lock(sender_->mu);
+      for (const Consumer::Furthest& furthest : consumer.furthest) {
+        if (furthest.serial != serial) earlier.push_back(furthest);
+      }
+    }
+    if (earlier.empty()) return absl::OkStatus();
+    for (const Consumer::Furthest& furthest : earlier) {
+      absl::StatusOr<std::string> msg_id =
+          MessageIdAt(link, consumer.spec.stream, furthest.stream_seq);
+      if (!msg_id.ok()) return msg_id.status();
+      if (*msg_id != furthest.msg_id) consumer.acks_since_serial = serial;
+    }
+    std::lock_guard<std::mutex> lock(sender_->mu);
+    consumer.furthest.erase(
+        std::remove_if(consumer.furthest.begin(), consumer.furthest.end(),
+                       [serial](const auto& furthest) { return furthest.serial < serial; }),
+        consumer.furthest.end());
+    return absl::OkStatus();
+  }
+
   absl::Status EnsureConsumer(Link& link, uint64_t serial,
                               const std::shared_ptr<Consumer>& consumer) {
     const ConsumerSpec& spec = consumer->spec;
@@ -969,6 +1087,13 @@ class NatsBus::Impl {
     if (!found && s != NATS_NOT_FOUND && code != JSConsumerNotFoundErr) {
       return Unavailable(absl::StrCat("consumer ", spec.durable, " of ", spec.stream), s);
     }
+    if (!found && consumer->deliver_subject == deliver_subject &&
+        !std::exchange(consumer->was_missing, true)) {
+      // It stood in this stream, and another process may be mending it this moment. Made here, it
+      // would begin with the oldest message of the stream.
+      return absl::UnavailableError(absl::StrCat("consumer ", spec.durable, " is missing"));
+    }
+    consumer->was_missing = false;
     if (found && info->Config->DeliverSubject != nullptr)
       deliver_subject = info->Config->DeliverSubject;
     config.DeliverSubject = deliver_subject.c_str();
@@ -984,6 +1109,8 @@ class NatsBus::Impl {
     } else if (consumer->settings_serial != serial &&
                (info->Config->AckWait != config.AckWait ||
                 info->Config->MaxAckPending != config.MaxAckPending)) {
+      config.DeliverPolicy = info->Config->DeliverPolicy;  // where it began cannot be changed
+      config.OptStartSeq = info->Config->OptStartSeq;
       // Keeps its position and what is unacknowledged. Once a connection: two processes of one
       // durable with different flags, as in a roll-out, do not take turns at it.
       s = js_UpdateConsumer(nullptr, link.js, spec.stream.c_str(), &config, nullptr, &code);
@@ -1074,6 +1201,7 @@ class NatsBus::Impl {
                                                      std::shared_ptr<Subscription> subscription,
                                                      int pending_limit) {
     subscription->impl = this;
+    subscription->link_number = link.number;
     auto* closure = new std::shared_ptr<Subscription>(subscription);  // deleted in OnComplete
     natsSubscription* handle = nullptr;
     natsStatus s = group.empty() ? natsConnection_Subscribe(&handle, link.nc, subject.c_str(),
@@ -1118,7 +1246,7 @@ class NatsBus::Impl {
     impl->changed_.notify_all();
   }
 
-  static void OnMessage(natsConnection*, natsSubscription*, natsMsg* message, void* closure) {
+  static void OnMessage(natsConnection* nc, natsSubscription*, natsMsg* message, void* closure) {
     OwnedMsg owner(message);
     Subscription& subscription = **static_cast<std::shared_ptr<Subscription>*>(closure);
     std::lock_guard<std::mutex> lock(subscription.mu);
@@ -1132,11 +1260,11 @@ class NatsBus::Impl {
           {natsMsg_GetSubject(message), reply != nullptr ? reply : "",
            std::string(natsMsg_GetData(message), natsMsg_GetDataLength(message))});
     } else {
-      impl.OnDelivery(subscription, message);
+      impl.OnDelivery(nc, subscription, message);
     }
   }
 
-  void OnDelivery(const Subscription& subscription, natsMsg* message) {
+  void OnDelivery(natsConnection* nc, const Subscription& subscription, natsMsg* message) {
     const char* reply = natsMsg_GetReply(message);
     BusDelivery delivery;
     if (reply == nullptr || !ParseAckSubject(reply, &delivery))
@@ -1161,8 +1289,9 @@ class NatsBus::Impl {
     settlement->sender = sender_;
     settlement->consumer = subscription.consumer;
     settlement->epoch = subscription.epoch;
+    settlement->serial = Serial(nc, subscription.link_number);
     settlement->reply = reply;
-    sender_->List(*settlement);
+    sender_->List(*settlement, delivery);
     delivery.settle = [settlement = std::move(settlement)](int64_t nak_delay_us) {
       if (settlement->used.exchange(true)) return;
       Sender::Item item;
@@ -1259,6 +1388,7 @@ class NatsBus::Impl {
         std::lock_guard<std::mutex> lock(mu_);
         if (up_) link = link_;
       }
+      const uint64_t serial = link != nullptr ? Serial(*link) : 0;
       std::vector<Sender::Item> settles = std::exchange(held, {});
       for (Sender::Item& item : batch) {
         if (item.settlement != nullptr) {
@@ -1271,12 +1401,11 @@ class NatsBus::Impl {
         } else if (closing) {
           Finish(std::move(item.done), absl::CancelledError("the bus was closed"));
         } else {
-          Send(link.get(), std::move(item));
+          Send(link.get(), serial, std::move(item));
         }
       }
       batch.clear();
       if (!settles.empty() || !untold.empty()) {
-        const uint64_t serial = link != nullptr ? Serial(*link) : 0;
         for (Sender::Item& item : settles) {
           if (!Settle(link.get(), serial, item)) held.push_back(std::move(item));
         }
@@ -1286,7 +1415,7 @@ class NatsBus::Impl {
     }
   }
 
-  void Send(Link* link, Sender::Item item) {
+  void Send(Link* link, uint64_t serial, Sender::Item item) {
     BusMessage& message = item.message;
     absl::Status bad;
     if (!IsSubject(message.subject))
@@ -1301,6 +1430,10 @@ class NatsBus::Impl {
     if (!bad.ok()) return Finish(std::move(item.done), std::move(bad));
     if (link == nullptr || !up_) {
       return Finish(std::move(item.done), absl::UnavailableError("not connected to NATS"));
+    }
+    if (message.connection != 0 && message.connection != serial) {
+      return Finish(std::move(item.done),
+                    absl::UnavailableError("another connection than was looked at"));
     }
 
     uint64_t id;
@@ -1347,7 +1480,7 @@ class NatsBus::Impl {
     const Settlement& settlement = *item.settlement;
     const Consumer& consumer = *settlement.consumer;
     if (serial == 0 || !up_ || consumer.verified_serial != serial) return false;
-    if (consumer.epoch != settlement.epoch) {
+    if (consumer.epoch != settlement.epoch || settlement.serial < consumer.acks_since_serial) {
       ++counters_.stale_acks;
       return true;
     }
@@ -1368,7 +1501,8 @@ class NatsBus::Impl {
     static constexpr absl::string_view kInProgress = "+WPI";
     const Consumer& consumer = *settlement.consumer;
     if (serial == 0 || !up_ || consumer.verified_serial != serial ||
-        consumer.epoch != settlement.epoch || settlement.used)
+        consumer.epoch != settlement.epoch || settlement.serial < consumer.acks_since_serial ||
+        settlement.used)
       return;
     if (natsConnection_Publish(link->nc, settlement.reply.c_str(), kInProgress.data(),
                                static_cast<int>(kInProgress.size())) != NATS_OK) {
@@ -1381,8 +1515,9 @@ class NatsBus::Impl {
   const std::shared_ptr<Sender> sender_;
   std::string ack_inbox_;
   Counters counters_;
-  std::atomic<bool> up_{false};     // there is a connection
-  std::atomic<bool> ready_{false};  // and streams and consumers stand
+  std::atomic<bool> up_{false};               // there is a connection
+  std::atomic<bool> ready_{false};            // and streams and consumers stand
+  std::atomic<uint64_t> verified_serial_{0};  // the last connection over which they stood
   std::atomic<bool> closing_{false};
   std::atomic<bool> stop_consuming_{false};
   std::atomic<int64_t> next_look_{0};
@@ -1432,6 +1567,10 @@ absl::StatusOr<std::string> NatsBus::Request(absl::string_view subject, absl::st
 }
 void NatsBus::OnConnect(std::function<void()> callback) { impl_->OnConnect(std::move(callback)); }
 bool NatsBus::connected() const { return impl_->connected(); }
+uint64_t NatsBus::connection() const { return impl_->connection(); }
+absl::StatusOr<std::string> NatsBus::MessageId(const std::string& stream, uint64_t seq) {
+  return impl_->MessageId(stream, seq);
+}
 void NatsBus::StopConsuming() { impl_->StopConsuming(); }
 
 void NatsBus::Close() { impl_->Close(); }

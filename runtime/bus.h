@@ -60,17 +60,21 @@ struct BusMessage {
   std::string msg_id;
   BusHeaders headers;
   std::string body;
+  // Not 0: is only sent over this connection, see Bus::connection.
+  uint64_t connection = 0;
 };
 
 // The stream's sequence (of the first one for a duplicate), or why it is not known to be stored:
-// UNAVAILABLE (not connected, the connection broke, or the stream is not there now),
+// UNAVAILABLE (not connected, the connection broke or is another than the message's, or the stream
+// is not there now),
 // DEADLINE_EXCEEDED (no ack within publish_timeout), INVALID_ARGUMENT (too large, or a bad subject
 // or header: never succeeds), FAILED_PRECONDITION (the server refused it), CANCELLED (Close). After
 // UNAVAILABLE and DEADLINE_EXCEEDED it may be stored all the same.
 using PublishDone = std::function<void(absl::StatusOr<uint64_t> stream_seq)>;
 
 // What the server knows of a stream. A stream that was lost and made again has a later
-// `created_ns`, or a lower `last_seq`.
+// `created_ns`. One that came back without its newest messages has a lower `last_seq`, until others
+// have published.
 struct StreamState {
   std::string name;
   int64_t created_ns = 0;  // nanoseconds since 1970, by the server's clock
@@ -142,9 +146,20 @@ class Bus {
   // UNAVAILABLE.
   virtual absl::StatusOr<std::vector<StreamState>> Streams() = 0;
 
+  // The Nats-Msg-Id of a stream's message; empty when it has none, or when there is no such
+  // message. Blocks for at most api_timeout. Errors: UNAVAILABLE.
+  virtual absl::StatusOr<std::string> MessageId(const std::string& stream, uint64_t seq) = 0;
+
+  // Which connection this is, over which streams and consumers were found to stand; 0: none. Who
+  // looks at the streams after asking for it, and publishes with it, publishes to what was looked
+  // at: a server that was started again, with another store perhaps, is another connection.
+  virtual uint64_t connection() const = 0;
+
   // Delivers a consumer's messages to `handler` until Close, from now on or from when the server
   // can be reached, one after the other on a thread of its own. The durable is made when the server
-  // has none, at every connect and within 2 s at other times. Errors: INVALID_ARGUMENT.
+  // has none, at every connect and within 2 s at other times. One that is ahead of its stream (the
+  // server kept it, and not the stream's newest messages) is made anew where the stream ends, also
+  // those of others: at every connect, before anything is published. Errors: INVALID_ARGUMENT.
   virtual absl::Status Consume(ConsumerSpec spec, DeliveryHandler handler) = 0;
 
   // Core NATS: at most once, lost when nobody listens or the bus is down.
@@ -203,11 +218,12 @@ struct BusStats {
   uint64_t acked = 0;
   uint64_t naked = 0;
   uint64_t in_progress = 0;  // words to the server that a delivery is still in hand
-  uint64_t stale_acks = 0;   // dropped: the connection that brought the message is gone
+  uint64_t stale_acks = 0;   // dropped: the stream has lost what they are for
   uint64_t connects = 0;
   uint64_t streams_made = 0;
   uint64_t consumers_made = 0;
   uint64_t consumers_updated = 0;  // to other settings
+  uint64_t consumers_mended = 0;   // were ahead of their streams
 };
 
 // Bus over nats.c. Connects in the background and for ever; one connection.
@@ -220,6 +236,8 @@ class NatsBus : public Bus {
 
   void Publish(BusMessage message, PublishDone done) override;
   absl::StatusOr<std::vector<StreamState>> Streams() override;
+  absl::StatusOr<std::string> MessageId(const std::string& stream, uint64_t seq) override;
+  uint64_t connection() const override;
   absl::Status Consume(ConsumerSpec spec, DeliveryHandler handler) override;
   absl::Status Subscribe(std::string subject, std::string group, CoreHandler handler) override;
   absl::Status PublishCore(absl::string_view subject, absl::string_view body) override;

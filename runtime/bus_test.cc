@@ -726,6 +726,106 @@ TEST_F(BusTest, AnAckForALostStreamDoesNotSettleAMessageOfTheNewOne) {
   EXPECT_TRUE(ConsumerSays(bus, "\"num_ack_pending\":0"));
 }
 
+// As above, after a power cut: the stream is the same, and its newest message is gone.
+TEST_F(BusTest, AnAckForALostEndDoesNotSettleTheMessageThatTookItsPlace) {
+  NatsBus publisher(Options("publisher")), bus(Options());
+  Watched<std::vector<BusDelivery>> deliveries;
+  ConsumerSpec spec = Events();
+  spec.ack_wait = absl::Minutes(5);
+  ASSERT_TRUE(bus.Consume(spec,
+                          [&](BusDelivery d) {
+                            deliveries.With([&](auto& v) { v.push_back(std::move(d)); });
+                          })
+                  .ok());
+  ASSERT_TRUE(PublishAtLast(publisher, "kept", "m1"));
+  ASSERT_TRUE(deliveries.Wait([](const auto& v) { return v.size() == 1; }));
+  server_.Stop();
+  server_.KeepStore();
+  server_.Start();
+  ASSERT_TRUE(PublishAtLast(publisher, "old", "m2"));
+  ASSERT_TRUE(deliveries.Wait([](const auto& v) { return v.size() == 2; }));
+  server_.Kill();
+  server_.PutStoreBack(/*only_messages=*/false);
+  server_.Start();
+  ASSERT_TRUE(PublishAtLast(publisher, "new", "m3"));
+  ASSERT_TRUE(deliveries.Wait([](const auto& v) { return v.back().body == "new"; }));
+  EXPECT_EQ(deliveries.Get().back().stream_seq, 2u);
+  deliveries.Get()[1].Ack();
+  EXPECT_TRUE(Eventually([&] { return bus.stats().stale_acks == 1; }));
+  EXPECT_EQ(bus.stats().acked, 0u);
+  deliveries.Get().back().Ack();
+  EXPECT_TRUE(Eventually([&] { return bus.stats().acked == 1; }));
+  EXPECT_TRUE(ConsumerSays(bus, "\"num_ack_pending\":1"));  // "kept"
+}
+
+// nats-server 2.9 leaves a consumer at the sequence that it has delivered, also when the stream's
+// newest messages are gone: what takes their places would never be delivered.
+TEST_F(BusTest, AConsumerThatIsAheadOfItsStreamBeginsWhereTheStreamEnds) {
+  NatsBus publisher(Options("publisher"));
+  Inbox inbox;
+  {
+    NatsBus bus(Options());
+    ASSERT_TRUE(bus.Consume(Events(), inbox.Handler()).ok());
+    ASSERT_TRUE(PublishAtLast(publisher, "a", "m1"));
+    ASSERT_TRUE(inbox.WaitFor("a"));
+    ASSERT_TRUE(ConsumerSays(bus, "\"ack_floor\":{\"consumer_seq\":1,\"stream_seq\":1"));
+    server_.Stop();
+    server_.KeepStore();
+    server_.Start();
+    for (int i = 2; i <= 5; ++i) {
+      ASSERT_TRUE(PublishAtLast(publisher, absl::StrCat("lost", i), absl::StrCat("m", i)));
+      ASSERT_TRUE(inbox.WaitFor(absl::StrCat("lost", i)));
+    }
+    ASSERT_TRUE(ConsumerSays(bus, "\"stream_seq\":5"));
+  }
+  server_.Stop();
+  server_.PutStoreBack(/*only_messages=*/true);
+  server_.Start();
+  // Nobody of the consumer's runs: the publisher sees to it, before it publishes.
+  ASSERT_TRUE(Eventually([&] { return publisher.stats().consumers_mended == 1; }));
+  ASSERT_TRUE(PublishAtLast(publisher, "b", "m6"));
+  EXPECT_EQ(*Publish(publisher, "c", "m7"), 3u);
+  NatsBus bus(Options());
+  ConsumerSpec spec = Events();
+  spec.max_ack_pending = 77;  // may still be changed
+  ASSERT_TRUE(bus.Consume(spec, inbox.Handler()).ok());
+  EXPECT_TRUE(inbox.WaitFor("b"));
+  EXPECT_TRUE(inbox.WaitFor("c"));
+  EXPECT_EQ(inbox.bodies.Get().size(), 7u) << "nothing came twice";
+  EXPECT_TRUE(Eventually([&] { return bus.stats().consumers_updated == 1; }));
+}
+
+TEST_F(BusTest, TellsWhichMessageHasASequence) {
+  NatsBus bus(Options());
+  ASSERT_TRUE(PublishAtLast(bus, "a", "m1"));
+  ASSERT_TRUE(Publish(bus, "b").ok());
+  EXPECT_EQ(*bus.MessageId(kEventsStream, 1), "m1");
+  EXPECT_EQ(*bus.MessageId(kEventsStream, 2), "");
+  EXPECT_EQ(*bus.MessageId(kEventsStream, 3), "");
+  server_.Kill();
+  EXPECT_FALSE(bus.MessageId(kEventsStream, 1).ok());
+}
+
+TEST_F(BusTest, WhatIsForOneConnectionIsNotSentOverAnother) {
+  NatsBus bus(Options());
+  ASSERT_TRUE(WaitConnected(bus));
+  const uint64_t connection = bus.connection();
+  ASSERT_NE(connection, 0u);
+  const auto publish = [&](uint64_t over) {
+    auto result = std::make_shared<Watched<std::optional<absl::StatusOr<uint64_t>>>>();
+    bus.Publish({"gaekju.event.test", "", {}, "a", over}, [result](absl::StatusOr<uint64_t> seq) {
+      result->With([&](auto& r) { r = std::move(seq); });
+    });
+    return result->Wait([](const auto& r) { return r.has_value(); }) && result->Get()->ok();
+  };
+  EXPECT_TRUE(publish(connection));
+  server_.Kill();
+  server_.Start();
+  ASSERT_TRUE(Eventually([&] { return bus.connection() != 0 && bus.connection() != connection; }));
+  EXPECT_FALSE(publish(connection));
+  EXPECT_TRUE(publish(bus.connection()));
+}
+
 // ---------------------------------------------------------------- dead letters, core NATS
 
 TEST_F(BusTest, ADeadLetterKeepsTheMessageAndSaysWhy) {

@@ -22,13 +22,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kReadRows = 256;             // of the outbox in one query; a row has up to 256 KiB
-constexpr size_t kWindowLow = 1024;        // fewer rows in memory than this: more are read
-constexpr int kPruneRows = 1000;           // in one DELETE
-constexpr int kPruneBatchesMax = 50;       // in one go
-constexpr int64_t kResendScanRows = 2000;  // outbox rows looked at in one query
-constexpr int64_t kResendScanRowsMax = 500000;
-constexpr size_t kResendsMax = 1000;  // resources that wait
+constexpr int kReadRows = 256;          // of the outbox in one query; a row has up to 256 KiB
+constexpr size_t kWindowLow = 1024;     // fewer rows in memory than this: more are read
+constexpr int kPruneRows = 1000;        // in one DELETE
+constexpr int kPruneBatchesMax = 50;    // in one go
+constexpr int kResendRowsMax = 500000;  // looked at for one batch of resources
+constexpr size_t kResendsMax = 1000;    // resources that wait
 constexpr size_t kResendBatch = 256;
 constexpr auto kTick = std::chrono::milliseconds(100);
 constexpr auto kRetryBackoffMin = std::chrono::milliseconds(20);
@@ -41,6 +40,34 @@ int64_t SizeOf(const OutboxRow& row) { return static_cast<int64_t>(row.body.size
 
 using Position = StreamPosition;
 using Positions = StreamPositions;
+
+// Of a result with stream, created_ns, last_seq, msg_id.
+std::vector<std::pair<std::string, Position>> PositionsOf(const PgResult& result) {
+  std::vector<std::pair<std::string, Position>> positions;
+  for (int i = 0; i < result.rows(); ++i) {
+    positions.emplace_back(
+        std::string(result.Bytes(i, 0)),
+        Position{result.Int(i, 1), result.Int(i, 2), std::string(result.Bytes(i, 3))});
+  }
+  return positions;
+}
+
+// The same as four arrays.
+struct StreamArrays {
+  explicit StreamArrays(const Positions& positions) {
+    for (const auto& [stream, position] : positions) {
+      names.Add(stream);
+      created.AddInt(position.created_ns);
+      last.AddInt(position.last_seq);
+      msg_ids.Add(position.msg_id);
+    }
+  }
+  PgParams Params() const {
+    return PgParams().Array(names).Array(created).Array(last).Array(msg_ids);
+  }
+  PgArray names = PgArray::Text(), created = PgArray::Int(), last = PgArray::Int(),
+          msg_ids = PgArray::Text();
+};
 
 struct Pending {
   enum class State { kWaiting, kInFlight, kStored };
@@ -82,13 +109,18 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
 
   const Options options;
   Bus* const bus;
+  const MessageIdAt message_id_at = [this](const std::string& stream, int64_t seq) {
+    return bus->MessageId(stream, static_cast<uint64_t>(seq));
+  };
 
   mutable std::mutex mutex;
   // --- guarded by mutex
   std::condition_variable publish_wake, keep_wake, idle;
   bool started = false, stopping = false;
-  bool is_checked =
-      false;  // the streams were compared since the last connect; until then nothing is published
+  // The streams were compared since the last connect; until then nothing is published, and then
+  // over that connection only.
+  bool is_checked = false;
+  uint64_t checked_connection = 0;
   bool was_checked = false;    // at least once
   int64_t check_requests = 0;  // grows whenever a comparison is due
   int64_t generation =
@@ -140,8 +172,8 @@ struct Relay::Core : std::enable_shared_from_this<Relay::Core> {
   void RunKeeper();
   bool KeeperConnected();
   absl::Status Compare();
-  absl::Status GoBack(const std::vector<StreamState>& streams, const Positions& left,
-                      int64_t stored_epoch, const std::string& why);
+  absl::Status GoBack(const Positions& left, int64_t stored_epoch, const std::string& why);
+  absl::StatusOr<Positions> FindLeft(const Positions& known, const StreamsNow& present);
   void Adopt(int64_t new_epoch, const std::map<int64_t, int64_t>& published);
   absl::StatusOr<bool> ReadMore();
   absl::Status Save(bool checkpoint);
@@ -161,6 +193,7 @@ BusMessage Relay::Core::MessageOf(const OutboxRow& row, absl::string_view suffix
       absl::StrCat(OutboxMessageId(options.context, row.incarnation, row.seq, epoch), suffix);
   message.headers = row.headers;
   message.body = row.body;
+  message.connection = checked_connection;
   return message;
 }
 
@@ -273,6 +306,7 @@ void Relay::Core::Stored(int64_t of_generation, int64_t incarnation, int64_t seq
       keep_wake.notify_all();
     } else if (got > position.last_seq) {
       position.last_seq = got;
+      position.msg_id = OutboxMessageId(options.context, incarnation, seq, epoch);
       positions_changed = true;
     }
     ++stats.published_count;
@@ -364,7 +398,7 @@ absl::Status Relay::Core::Compare() {
   }
   pg->Add("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
   pg->Add("SELECT epoch FROM relay_epoch");
-  pg->Add("SELECT stream, created_ns, last_seq FROM relay_stream");
+  pg->Add("SELECT stream, created_ns, last_seq, msg_id FROM relay_stream");
   pg->Add("COMMIT");
   auto results = pg->Run();
   if (!results.ok()) {
@@ -374,27 +408,28 @@ absl::Status Relay::Core::Compare() {
   if ((*results)[1].rows() != 1) return absl::InternalError("relay_epoch has no row");
   const int64_t stored_epoch = (*results)[1].Int(0, 0);
   Positions known;
-  const PgResult& stored = (*results)[2];
-  for (int i = 0; i < stored.rows(); ++i) {
-    known[std::string(stored.Bytes(i, 0))] = {stored.Int(i, 1), stored.Int(i, 2)};
-  }
+  for (auto& [stream, position] : PositionsOf((*results)[2])) known[stream] = std::move(position);
+  const uint64_t connection = bus->connection();
+  if (connection == 0) return absl::UnavailableError("not connected to the bus");
   auto streams = bus->Streams();
   if (!streams.ok()) return streams.status();
-  Positions present;
+  StreamsNow present;
   for (const StreamState& state : *streams) {
-    present[state.name] = {state.created_ns, static_cast<int64_t>(state.last_seq)};
+    present[state.name] = {state.created_ns, static_cast<int64_t>(state.first_seq),
+                           static_cast<int64_t>(state.last_seq)};
   }
   // Who went back knows better than our memory.
   if (stored_epoch == of_epoch) MergePositions(remembered, &known);
-  const StreamLoss loss = CompareStreams(known, twice, present);
-  const std::string& why = loss.why;
-  if (!why.empty()) {
-    const Positions& left = loss.left;
-    for (StreamState& state : *streams) {
-      state.last_seq = static_cast<uint64_t>(loss.present.at(state.name).last_seq);
+  auto why = FindLoss(known, twice, present, message_id_at);
+  if (!why.ok()) return why.status();
+  if (!why->empty()) {
+    for (const auto& [stream, last_seq] : twice) {
+      StreamNow& now = present[stream];
+      now.last_seq = std::min(now.last_seq, last_seq);
     }
-    if (absl::Status status = GoBack(*streams, left, stored_epoch, why); !status.ok())
-      return status;
+    auto left = FindLeft(known, present);
+    if (!left.ok()) return left.status();
+    if (absl::Status status = GoBack(*left, stored_epoch, *why); !status.ok()) return status;
   } else if (stored_epoch != epoch) {
     auto cursors = pg->Query("SELECT incarnation, published_seq FROM outbox_incarnation");
     if (!cursors.ok()) return cursors.status();
@@ -405,15 +440,17 @@ absl::Status Relay::Core::Compare() {
     Adopt(stored_epoch, published);
   }
   std::lock_guard<std::mutex> lock(mutex);
-  if (why.empty()) {
-    for (const StreamState& state : *streams) {
-      Position& position = positions[state.name];
-      if (position.created_ns != state.created_ns) position = {state.created_ns, 0};
-      const auto it = known.find(state.name);
-      if (it == known.end() || it->second.created_ns != state.created_ns) continue;
-      position.last_seq = std::max(position.last_seq, it->second.last_seq);
+  if (why->empty()) {
+    for (const auto& [stream, now] : present) {
+      Position& position = positions[stream];
+      if (position.created_ns != now.created_ns) position = {now.created_ns, 0, ""};
+      const auto it = known.find(stream);
+      if (it != known.end() && it->second.created_ns == now.created_ns &&
+          it->second.last_seq > position.last_seq)
+        position = it->second;
     }
   }
+  checked_connection = connection;
   takeover_at = Clock::time_point();
   was_checked = true;
   // A request that came meanwhile is about what we may not have seen.
@@ -422,19 +459,22 @@ absl::Status Relay::Core::Compare() {
   return absl::OkStatus();
 }
 
-// `streams`: as they are; last_seq may be set lower when more is known to be lost. `left`: of what
-// was acknowledged.
-absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const Positions& left,
-                                 int64_t stored_epoch, const std::string& why) {
-  PgArray names = PgArray::Text(), created = PgArray::Int(), last = PgArray::Int(),
-          known = PgArray::Int();
-  for (const StreamState& state : streams) {
-    names.Add(state.name);
-    created.AddInt(state.created_ns);
-    last.AddInt(static_cast<int64_t>(state.last_seq));
-    known.AddInt(left.at(state.name).last_seq);
-  }
-  const PgParams now = PgParams().Array(names).Array(created).Array(last);
+// Of all that was ever acknowledged, the furthest that the streams still have.
+absl::StatusOr<Positions> Relay::Core::FindLeft(const Positions& known, const StreamsNow& present) {
+  auto checkpoints =
+      pg->Query("SELECT DISTINCT stream, created_ns, last_seq, msg_id FROM relay_checkpoint");
+  if (!checkpoints.ok()) return checkpoints.status();
+  std::map<std::string, std::vector<Position>> acknowledged;
+  for (const auto& [stream, position] : known) acknowledged[stream].push_back(position);
+  for (auto& [stream, position] : PositionsOf(*checkpoints))
+    acknowledged[stream].push_back(std::move(position));
+  return WhatIsLeft(acknowledged, present, message_id_at);
+}
+
+// `left`: of what was acknowledged, what is still there.
+absl::Status Relay::Core::GoBack(const Positions& left, int64_t stored_epoch,
+                                 const std::string& why) {
+  const StreamArrays streams(left);
   pg->Add("BEGIN");
   pg->Add("UPDATE relay_epoch SET epoch = $2 WHERE epoch = $1 RETURNING epoch",
           PgParams().Int(stored_epoch).Int(EpochAfterLoss(stored_epoch)));
@@ -453,7 +493,11 @@ absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const 
       "c.created_ns "
       "AND s.last_seq >= c.last_seq) OR c.time_us > (SELECT max(time_us) FROM relay_checkpoint) - "
       "$4",
-      PgParams(now).Int(absl::ToInt64Microseconds(options.rollback_margin)));
+      PgParams()
+          .Array(streams.names)
+          .Array(streams.created)
+          .Array(streams.last)
+          .Int(absl::ToInt64Microseconds(options.rollback_margin)));
   // A checkpoint has a row per stream; one that lost some of them in the DELETE is incomplete.
   pg->Add(
       "DELETE FROM relay_checkpoint c USING (SELECT incarnation, seq FROM relay_checkpoint GROUP "
@@ -468,10 +512,10 @@ absl::Status Relay::Core::GoBack(const std::vector<StreamState>& streams, const 
       "i.published_seq");
   pg->Add("DELETE FROM relay_stream");
   pg->Add(
-      "INSERT INTO relay_stream SELECT stream, created_ns, last_seq FROM unnest($1::text[], "
-      "$2::bigint[], $3::bigint[]) "
-      "AS s(stream, created_ns, last_seq)",
-      PgParams().Array(names).Array(created).Array(known));
+      "INSERT INTO relay_stream SELECT stream, created_ns, last_seq, msg_id FROM "
+      "unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) "
+      "AS s(stream, created_ns, last_seq, msg_id)",
+      streams.Params());
   pg->Add("SELECT incarnation, published_seq FROM outbox_incarnation");
   pg->Add("COMMIT");
   auto results = pg->Run();
@@ -573,12 +617,7 @@ absl::Status Relay::Core::Save(bool checkpoint) {
     incarnations.AddInt(incarnation);
     seqs.AddInt(seq);
   }
-  PgArray names = PgArray::Text(), created = PgArray::Int(), last = PgArray::Int();
-  for (const auto& [stream, position] : now) {
-    names.Add(stream);
-    created.AddInt(position.created_ns);
-    last.AddInt(position.last_seq);
-  }
+  const StreamArrays streams(now);
   pg->Add("BEGIN");
   // A cursor that is lost costs some duplicates; it is not worth a disk flush.
   pg->Add("SELECT set_config('synchronous_commit', 'off', true)");
@@ -590,31 +629,29 @@ absl::Status Relay::Core::Save(bool checkpoint) {
       "AS u(incarnation, seq) WHERE i.incarnation = u.incarnation AND i.published_seq < u.seq "
       "AND (SELECT epoch FROM relay_epoch) = $3",
       PgParams().Array(incarnations).Array(seqs).Int(of_epoch));
+  // In the same transaction as the cursors: what is saved as published can be looked for.
   pg->Add(
-      "INSERT INTO relay_stream AS r SELECT stream, created_ns, last_seq FROM unnest($1::text[], "
-      "$2::bigint[], $3::bigint[]) "
-      "AS s(stream, created_ns, last_seq) WHERE (SELECT epoch FROM relay_epoch) = $4 "
+      "INSERT INTO relay_stream AS r SELECT stream, created_ns, last_seq, msg_id FROM "
+      "unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) "
+      "AS s(stream, created_ns, last_seq, msg_id) WHERE (SELECT epoch FROM relay_epoch) = $5 "
       "ON CONFLICT (stream) DO UPDATE SET created_ns = excluded.created_ns, "
-      "last_seq = CASE WHEN r.created_ns = excluded.created_ns THEN greatest(r.last_seq, "
-      "excluded.last_seq) "
-      "ELSE excluded.last_seq END",
-      PgParams().Array(names).Array(created).Array(last).Int(of_epoch));
+      "last_seq = excluded.last_seq, msg_id = excluded.msg_id "
+      "WHERE r.created_ns <> excluded.created_ns OR r.last_seq < excluded.last_seq",
+      streams.Params().Int(of_epoch));
   if (checkpoint) {
     pg->Add(
-        "INSERT INTO relay_checkpoint (incarnation, seq, stream, created_ns, last_seq, "
+        "INSERT INTO relay_checkpoint (stream, created_ns, last_seq, msg_id, incarnation, seq, "
         "stream_count, time_us) "
-        "SELECT u.incarnation, u.seq, s.stream, s.created_ns, s.last_seq, $7, $6 "
-        "FROM unnest($1::bigint[], $2::bigint[]) AS u(incarnation, seq), "
-        "unnest($3::text[], $4::bigint[], $5::bigint[]) AS s(stream, created_ns, last_seq) "
-        "WHERE u.seq > 0 AND (SELECT epoch FROM relay_epoch) = $8 ON CONFLICT DO NOTHING",
-        PgParams()
+        "SELECT s.stream, s.created_ns, s.last_seq, s.msg_id, u.incarnation, u.seq, $7, $8 "
+        "FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) "
+        "AS s(stream, created_ns, last_seq, msg_id), "
+        "unnest($5::bigint[], $6::bigint[]) AS u(incarnation, seq) "
+        "WHERE u.seq > 0 AND (SELECT epoch FROM relay_epoch) = $9 ON CONFLICT DO NOTHING",
+        streams.Params()
             .Array(incarnations)
             .Array(seqs)
-            .Array(names)
-            .Array(created)
-            .Array(last)
-            .Int(Now())
             .Int(static_cast<int64_t>(now.size()))
+            .Int(Now())
             .Int(of_epoch));
   }
   pg->Add("COMMIT");
@@ -768,7 +805,7 @@ absl::Status Relay::Core::Prune() {
       .status();
 }
 
-// Looks through the outbox backwards, for all resources that are asked for at once, until each has
+// Looks through the rows of all resources that are asked for at once, newest first, until each has
 // its first missing event.
 absl::Status Relay::Core::ServeResends() {
   std::map<std::string, int64_t> wanted;
@@ -779,54 +816,48 @@ absl::Status Relay::Core::ServeResends() {
     }
   }
   if (wanted.empty()) return absl::OkStatus();
-  auto ends = pg->Query(
-      "SELECT * FROM (SELECT incarnation, (SELECT max(seq) FROM outbox o WHERE o.incarnation = "
-      "i.incarnation) AS last, "
-      "(SELECT min(seq) FROM outbox o WHERE o.incarnation = i.incarnation) AS first FROM "
-      "outbox_incarnation i) AS e "
-      "WHERE last IS NOT NULL ORDER BY incarnation DESC");
-  if (!ends.ok()) return ends.status();
+  // First which rows, by the index; then what is in them, a few at a time.
+  PgArray resources = PgArray::Text();
+  for (const auto& [resource, version] : wanted) resources.Add(resource);
+  auto keys = pg->Query(
+      "SELECT incarnation, seq FROM outbox WHERE resources && $1 "
+      "ORDER BY incarnation DESC, seq DESC LIMIT $2",
+      PgParams().Array(std::move(resources)).Int(kResendRowsMax));
+  if (!keys.ok()) return keys.status();
   std::vector<OutboxRow> found;  // newest first
-  int64_t scanned = 0;
-  for (int i = 0; i < ends->rows() && !wanted.empty() && scanned < kResendScanRowsMax; ++i) {
-    const int64_t incarnation = ends->Int(i, 0);
-    for (int64_t end = ends->Int(i, 1);
-         end >= ends->Int(i, 2) && !wanted.empty() && scanned < kResendScanRowsMax;
-         end -= kResendScanRows, scanned += kResendScanRows) {
-      PgArray resources = PgArray::Text();
-      for (const auto& [resource, version] : wanted) resources.Add(resource);
-      auto hits = pg->Query(
-          "SELECT seq, time_us, subject, headers, body FROM outbox WHERE incarnation = $1 AND seq "
-          "> $2 AND seq <= $3 "
-          "AND resources && $4 ORDER BY seq DESC",
-          PgParams()
-              .Int(incarnation)
-              .Int(end - kResendScanRows)
-              .Int(end)
-              .Array(std::move(resources)));
-      if (!hits.ok()) return hits.status();
-      for (int h = 0; h < hits->rows(); ++h) {
-        OutboxRow row;
-        row.incarnation = incarnation;
-        row.seq = hits->Int(h, 0);
-        row.time_us = hits->Int(h, 1);
-        row.subject = std::string(hits->Bytes(h, 2));
-        row.headers = UnpackHeaders(hits->Bytes(h, 3));
-        row.body = std::string(hits->Bytes(h, 4));
-        auto envelopes = DecodeMessage(row.subject, row.headers, row.body);
-        bool is_wanted = false;
-        if (envelopes.ok()) {
-          for (const DecodedEnvelope& decoded : *envelopes) {
-            const auto it = wanted.find(decoded.envelope.resource);
-            is_wanted = is_wanted || (it != wanted.end() && decoded.envelope.version >= it->second);
-          }
-          for (const DecodedEnvelope& decoded : *envelopes) {
-            const auto it = wanted.find(decoded.envelope.resource);
-            if (it != wanted.end() && decoded.envelope.version <= it->second) wanted.erase(it);
-          }
+  for (int next = 0; next < keys->rows() && !wanted.empty();) {
+    PgArray incarnations = PgArray::Int(), seqs = PgArray::Int();
+    for (const int end = std::min(next + kReadRows, keys->rows()); next < end; ++next) {
+      incarnations.AddInt(keys->Int(next, 0));
+      seqs.AddInt(keys->Int(next, 1));
+    }
+    auto hits = pg->Query(
+        "SELECT incarnation, seq, time_us, subject, headers, body FROM outbox JOIN "
+        "unnest($1::bigint[], $2::bigint[]) AS k(incarnation, seq) USING (incarnation, seq) "
+        "ORDER BY incarnation DESC, seq DESC",
+        PgParams().Array(std::move(incarnations)).Array(std::move(seqs)));
+    if (!hits.ok()) return hits.status();
+    for (int h = 0; h < hits->rows(); ++h) {
+      OutboxRow row;
+      row.incarnation = hits->Int(h, 0);
+      row.seq = hits->Int(h, 1);
+      row.time_us = hits->Int(h, 2);
+      row.subject = std::string(hits->Bytes(h, 3));
+      row.headers = UnpackHeaders(hits->Bytes(h, 4));
+      row.body = std::string(hits->Bytes(h, 5));
+      auto envelopes = DecodeMessage(row.subject, row.headers, row.body);
+      bool is_wanted = false;
+      if (envelopes.ok()) {
+        for (const DecodedEnvelope& decoded : *envelopes) {
+          const auto it = wanted.find(decoded.envelope.resource);
+          is_wanted = is_wanted || (it != wanted.end() && decoded.envelope.version >= it->second);
         }
-        if (is_wanted) found.push_back(std::move(row));
+        for (const DecodedEnvelope& decoded : *envelopes) {
+          const auto it = wanted.find(decoded.envelope.resource);
+          if (it != wanted.end() && decoded.envelope.version <= it->second) wanted.erase(it);
+        }
       }
+      if (is_wanted) found.push_back(std::move(row));
     }
   }
   std::lock_guard<std::mutex> lock(mutex);

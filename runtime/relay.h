@@ -9,12 +9,12 @@
 // Rows of the live writer come from memory, right after their COMMIT; rows of writers that died (or
 // that memory had no room for) are read from the table. A row is published when the bus has stored
 // it; what is not is published again, for as long as it takes. At every connect the streams are
-// compared with what they had acknowledged: when one is younger or shorter, the relay goes back to
-// the newest checkpoint that the stream still has, or to the beginning of what is retained, and
-// raises the epoch, a part of Nats-Msg-Id "<context>:<incarnation>:<seq>:<epoch>", so that the
-// duplicate window does not swallow the repeat. Nothing is published between a connect and that
-// comparison; and an acknowledgement with a sequence that the stream had given out before proves a
-// loss too.
+// compared with what they had acknowledged: when one is younger or shorter, or has another message
+// at the sequence of our newest, the relay goes back to the newest checkpoint that the stream still
+// has, or to the beginning of what is retained, and raises the epoch, a part of Nats-Msg-Id
+// "<context>:<incarnation>:<seq>:<epoch>", so that the duplicate window does not swallow the
+// repeat. Nothing is published over a connection before that comparison; and an acknowledgement
+// with a sequence that the stream had given out before proves a loss too. (docs/adr/0070)
 //
 // Two threads: one publishes and never touches the database, the other does everything with the
 // database (cursors, take-overs, reading what memory has not, going back, pruning).
@@ -50,8 +50,8 @@ class Relay {
     absl::Duration takeover_interval = absl::Seconds(1);
     absl::Duration retry_backoff_max = absl::Seconds(2);
     // A checkpoint that is not older than this when the bus last stored something is not trusted
-    // after a loss: a server that lost its disk cache (nats-server 2.9 flushes every 2 minutes) may
-    // have grown again before anybody looked.
+    // after a loss, although its message is there: a server that lost its disk cache (nats-server
+    // 2.9 flushes every 2 minutes) need not have lost only the end.
     absl::Duration rollback_margin = absl::Minutes(5);
     absl::Duration retention = absl::Hours(24);
     absl::Duration prune_interval = absl::Seconds(30);

@@ -363,6 +363,99 @@ TEST_F(RelayTest, SequenceGivenOutTwiceIsALoss) {
   EXPECT_TRUE(relay->Flush(kPatience));
 }
 
+// Somebody else has published before we looked: the stream is longer than ever.
+TEST_F(RelayTest, StreamThatLostItsEndAndHasGrownAgainIsToldByItsContent) {
+  options_.rollback_margin = absl::ZeroDuration();
+  auto relay = StartRelay();
+  Writer writer(options_.pg);
+  for (int i = 0; i < 3; ++i) {
+    relay->Committed(writer.incarnation(),
+                     writer.WriteAndCommit(Numbered(absl::StrCat("batch", i, "-"), 0, 10)));
+    ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), (i + 1) * 10));
+  }
+  bus_.Disconnect();
+  bus_.Shorten(kEventsStream, 25);
+  bus_.Grow(kEventsStream, 100);
+  bus_.Connect();
+  ASSERT_TRUE(bus_.WaitForStored(40));
+  ASSERT_TRUE(relay->Flush(kPatience));
+  const auto again = Numbered("batch2-", 0, 10);
+  EXPECT_EQ(BodiesAfter(30), std::set<std::string>(again.begin(), again.end()));
+  EXPECT_EQ(relay->stats().rewind_count, 1);
+  // Once: what was published again is what is looked for from now on.
+  ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), 30));
+  bus_.Disconnect();
+  bus_.Connect();
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit({"new"}));
+  ASSERT_TRUE(relay->Flush(kPatience));
+  EXPECT_EQ(bus_.stored().size(), 41u);
+  EXPECT_EQ(relay->stats().rewind_count, 1);
+}
+
+TEST_F(RelayTest, AProcessThatStartsKnowsWhichMessageWasItsLast) {
+  Writer writer(options_.pg);
+  {
+    auto relay = StartRelay();
+    relay->Committed(writer.incarnation(), writer.WriteAndCommit(Numbered("a", 0, 10)));
+    ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), 10));
+  }
+  bus_.Shorten(kEventsStream, 9);
+  bus_.Grow(kEventsStream, 1);
+  auto relay = StartRelay();
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit({"b"}));
+  ASSERT_TRUE(bus_.WaitForStored(21));  // the checkpoint is too young to be trusted: all of it
+  EXPECT_EQ(BodiesAfter(10).size(), 11u);
+  EXPECT_EQ(relay->stats().rewind_count, 1);
+}
+
+TEST_F(RelayTest, WhatTheOtherWriterLostIsPublishedAgainToo) {
+  auto one = StartRelay(), two = StartRelay();
+  Writer first(options_.pg), second(options_.pg);
+  one->Committed(first.incarnation(), first.WriteAndCommit({"f"}));
+  ASSERT_TRUE(WaitForCheckpoint(first.incarnation(), 1));
+  two->Committed(second.incarnation(), second.WriteAndCommit({"s"}));
+  ASSERT_TRUE(WaitForCheckpoint(second.incarnation(), 1));
+  bus_.Disconnect();
+  bus_.Shorten(kEventsStream, 1);  // has "f" still
+  bus_.Grow(kEventsStream, 10);
+  bus_.Connect();
+  ASSERT_TRUE(Eventually([&] { return BodiesAfter(2).contains("s"); }));
+  EXPECT_EQ(one->stats().rewind_count + two->stats().rewind_count, 1);
+  EXPECT_TRUE(one->Flush(kPatience));
+  EXPECT_TRUE(two->Flush(kPatience));
+}
+
+// Its connection broke and came back, and it has not heard of it yet.
+TEST_F(RelayTest, PublishesOverNoConnectionThatItHasNotLookedAt) {
+  auto relay = StartRelay();
+  Writer writer(options_.pg);
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit(Numbered("a", 0, 10)));
+  ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), 10));
+  bus_.Reconnect();
+  bus_.Shorten(kEventsStream, 5);
+  bus_.Grow(kEventsStream, 5);
+  // Its acknowledgement would be further than all before it.
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit({"b"}));
+  ASSERT_TRUE(bus_.WaitForStored(21));
+  EXPECT_EQ(BodiesAfter(10).size(), 11u);
+  EXPECT_EQ(relay->stats().rewind_count, 1);
+}
+
+TEST_F(RelayTest, WhatALimitOfTheStreamHasRemovedIsNotPublishedAgain) {
+  auto relay = StartRelay();
+  Writer writer(options_.pg);
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit({"a", "b"}));
+  ASSERT_TRUE(WaitForCheckpoint(writer.incarnation(), 2));
+  bus_.Disconnect();
+  bus_.Grow(kEventsStream, 10);
+  bus_.RemoveUntil(kEventsStream, 7);
+  bus_.Connect();
+  relay->Committed(writer.incarnation(), writer.WriteAndCommit({"c"}));
+  ASSERT_TRUE(relay->Flush(kPatience));
+  EXPECT_THAT(Bodies(), ElementsAre("a", "b", "c"));
+  EXPECT_EQ(relay->stats().rewind_count, 0);
+}
+
 TEST_F(RelayTest, RepublishFromAnyPoint) {
   auto relay = StartRelay();
   Writer writer(options_.pg);
@@ -533,6 +626,24 @@ TEST_F(RelayTest, ResendFindsTheRowsOfAResource) {
   EXPECT_EQ(relay->stats().resend_count, 2);
   EXPECT_EQ(bus_.stored()[4].body, bus_.stored()[2].body);
   EXPECT_EQ(bus_.stored()[5].body, bus_.stored()[3].body);
+}
+
+// 20,000 rows: a scan is cheaper than an index for less.
+TEST_F(RelayTest, ResendFindsItsRowsByTheIndex) {
+  auto pg = PgConnection::Connect(options_.pg);
+  ASSERT_TRUE(pg.ok());
+  ASSERT_TRUE((*pg)
+                  ->Query("INSERT INTO outbox SELECT 1, i, 1, 's', '', ARRAY['thing/' || i, "
+                          "'thing/' || i + 1], '' FROM generate_series(1, 20000) AS i")
+                  .ok());
+  ASSERT_TRUE((*pg)->Query("ANALYZE outbox").ok());
+  auto plan = (*pg)->Query(
+      "EXPLAIN SELECT incarnation, seq FROM outbox WHERE resources && ARRAY['thing/7'] "
+      "ORDER BY incarnation DESC, seq DESC LIMIT 500000");
+  ASSERT_TRUE(plan.ok());
+  std::string text;
+  for (int i = 0; i < plan->rows(); ++i) absl::StrAppend(&text, plan->Bytes(i, 0), "\n");
+  EXPECT_THAT(text, testing::HasSubstr("Index Scan on outbox_resources"));
 }
 
 TEST_F(RelayTest, OldPublishedRowsArePruned) {

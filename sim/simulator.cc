@@ -77,8 +77,8 @@ constexpr int64_t kDealerPoll = 500 * kMillisecond;
 constexpr const char* kContexts[] = {"assignment", "cart",    "catalog", "delivery", "notification",
                                      "order",      "payment", "store",   "view"};
 constexpr const char* kFaultNames[kFaultCount] = {
-    "lose",     "duplicate",   "delay", "crash", "abort", "ambiguous", "bus_down", "wipe",
-    "truncate", "unreachable", "late",  "slow",  "clock", "revision",  "rollback"};
+    "lose", "duplicate", "delay",       "crash", "abort", "ambiguous", "bus_down",
+    "wipe", "rollback",  "unreachable", "late",  "slow",  "clock",     "revision"};
 constexpr const char* kStreams[] = {runtime::kCommandsStreamName, runtime::kAnswersStreamName,
                                     runtime::kEventsStreamName};
 
@@ -129,6 +129,7 @@ struct Stream {
     int64_t row_seq = 0;
   };
   absl::flat_hash_map<std::string, Known> ids;
+  std::vector<std::string> msg_ids;  // of the message with sequence 1, 2, …
 };
 
 // A durable consumer: what it has not acknowledged.
@@ -137,6 +138,7 @@ struct Consumer {
   int stream = 0;
   std::string subject;  // empty: all
   std::map<uint64_t, std::shared_ptr<const BusMessage>> pending;
+  int64_t delivered_seq = 0;  // what comes up to here is not delivered any more
 };
 
 // What one node's relay keeps in memory.
@@ -337,6 +339,7 @@ class Simulation {
   void PlanCompare(Node& node, int64_t delay_us);
   void Compare(Node& node);
   void Adopt(Node& node, int64_t epoch);
+  void MendConsumers();
   void PlanSave(Node& node);
   void Save(Node& node);
   void TakeOver(Node& node);
@@ -383,7 +386,7 @@ class Simulation {
   uint64_t next_ticket_ = 1;
 
   bool bus_down_ = false;
-  bool all_look_first_ = false;  // when it comes back
+  int64_t connection_ = 1;  // grows whenever the bus comes back
   Stream streams_[3];
   std::vector<Consumer> consumers_;
   int64_t resends_ = 0;
@@ -418,8 +421,7 @@ void Simulation::Draw() {
   for (int i = 0; i < kFaultCount; ++i) {
     const auto fault = static_cast<Fault>(i);
     if (!settings_.faults.empty() && !settings_.faults.contains(fault)) continue;
-    if (settings_.faults.empty() && (fault == Fault::kRollback || dice_.Chance("off", i, 0.5)))
-      continue;
+    if (settings_.faults.empty() && dice_.Chance("off", i, 0.5)) continue;
     rates_[i] = static_cast<double>(dice_.Spread("rate", i, 5, 300)) / 1000;
     if (fault == Fault::kCrash) rates_[i] /= 4;
   }
@@ -650,14 +652,18 @@ void Simulation::PlanFaults() {
   plan(Fault::kWipe, 2, [=, this](uint64_t key) {
     take_bus_down(key, ", and forgets everything", [this] {
       for (Stream& stream : streams_) stream = {};
-      for (Consumer& consumer : consumers_) consumer.pending.clear();
+      for (Consumer& consumer : consumers_) {
+        consumer.pending.clear();
+        consumer.delivered_seq = 0;
+      }
     });
   });
-  auto truncate = [=, this](uint64_t key) {
+  plan(Fault::kRollback, 2, [=, this](uint64_t key) {
     take_bus_down(key, ", and forgets its newest messages", [this, key] {
       for (int i = 0; i < 3; ++i) {
-        streams_[i].last_seq -=
-            std::min(streams_[i].last_seq, dice_.Spread("truncate", Mix(key, i), 1, 200));
+        const int64_t last_seq = streams_[i].last_seq;
+        streams_[i].last_seq -= std::min(last_seq, dice_.Spread("rollback", Mix(key, i), 1, 200));
+        streams_[i].msg_ids.resize(streams_[i].last_seq);
         // Of what is lost, the duplicate window still knows what relays have put down as published:
         // only a new epoch brings that back. (nats-server itself makes its window anew from what it
         // has; this is as bad as it could be.)
@@ -672,20 +678,13 @@ void Simulation::PlanFaults() {
           consumer.pending.erase(
               consumer.pending.upper_bound(static_cast<uint64_t>(streams_[i].last_seq)),
               consumer.pending.end());
+          // The server may know how far the consumer was, and not what it was given.
+          const bool is_ahead = dice_.Chance("ahead", Mix(key, Mix(i, consumer.context)), 0.5);
+          consumer.delivered_seq = is_ahead ? last_seq : 0;
         }
       }
     });
-  };
-  plan(Fault::kTruncate, 2, [=, this](uint64_t key) {
-    if (bus_down_ ||
-        std::any_of(nodes_.begin(), nodes_.end(), [](const auto& node) { return !node->alive; }))
-      return;
-    // All that was acknowledged is remembered, and looked at before anybody publishes.
-    for (auto& node : nodes_) Save(*node);
-    truncate(key);
-    all_look_first_ = true;
   });
-  plan(Fault::kRollback, 2, truncate);
   plan(Fault::kCrash, 6, [this](uint64_t key) {
     Node& node = *nodes_[dice_.Draw("who", key) % nodes_.size()];
     if (node.alive) Crash(node, "between turns");
@@ -1158,8 +1157,10 @@ void Simulation::Publish(Node& node, const OutboxRow& row, int64_t incarnation, 
   const bool ack_is_lost = Strikes(Fault::kLose, Mix(key, 2),
                                    [&] { return absl::StrCat("the bus's answer to ", what()); });
   AtNode(node, Latency(key),
-         [this, &node, row, incarnation, id = std::move(id), key, done, fail, ack_is_lost] {
-           if (bus_down_) return fail(dice_.Between("outage", key, kMillisecond, 5 * kSecond));
+         [this, &node, row, incarnation, id = std::move(id), key, done, fail, ack_is_lost,
+          connection = connection_] {
+           if (bus_down_ || connection != connection_)
+             return fail(dice_.Between("outage", key, kMillisecond, 5 * kSecond));
            const std::string name = runtime::StreamOf(row.subject);
            const int index = static_cast<int>(
                std::find(std::begin(kStreams), std::end(kStreams), name) - std::begin(kStreams));
@@ -1171,6 +1172,7 @@ void Simulation::Publish(Node& node, const OutboxRow& row, int64_t incarnation, 
            } else {
              seq = ++stream.last_seq;
              stream.ids[id] = {seq, now_us_, node.db, incarnation, row.seq};
+             stream.msg_ids.push_back(id);
              Store(row, index, key);
            }
            if (ack_is_lost) return fail(5 * kSecond);
@@ -1188,7 +1190,9 @@ void Simulation::Store(const OutboxRow& row, int index, uint64_t key) {
   message->key = key;
   for (int i = 0; i < static_cast<int>(consumers_.size()); ++i) {
     Consumer& consumer = consumers_[i];
-    if (consumer.stream != index || (!consumer.subject.empty() && consumer.subject != row.subject))
+    if (consumer.stream != index ||
+        (!consumer.subject.empty() && consumer.subject != row.subject) ||
+        streams_[index].last_seq <= consumer.delivered_seq)
       continue;
     if (index != 2 && Strikes(Fault::kLose, Mix(key, 3), [&] {
           return absl::StrCat("a message to ", row.subject, ", for ever");
@@ -1312,22 +1316,15 @@ void Simulation::Ack(int index, std::shared_ptr<const BusMessage> message) {
 }
 
 void Simulation::BusUp() {
-  std::set<int> alive;
-  for (const auto& node : nodes_) {
-    if (node->alive) alive.insert(node->context);
-  }
-  if (all_look_first_ && alive.size() < std::size(kContexts))
-    return At(100 * kMillisecond, [this] { BusUp(); });
   bus_down_ = false;
+  ++connection_;
   Tell("the bus is back");
   for (Stream& stream : streams_) {
     if (stream.created_ns == 0) stream.created_ns = now_us_ * 1000;
   }
-  const bool all_look_first = std::exchange(all_look_first_, false);
   for (auto& node : nodes_) {
     if (!node->alive) continue;
     node->relay.is_checked = false;
-    if (all_look_first) Compare(*node);
     PlanCompare(*node, dice_.Between("connect", node->id, 0, 2 * kSecond));
   }
 }
@@ -1389,6 +1386,7 @@ void Simulation::RelayStored(Node& node, int64_t incarnation, int64_t seq, const
     PlanCompare(node, 0);
   } else if (*stored > position.last_seq) {
     position.last_seq = *stored;
+    position.msg_id = runtime::OutboxMessageId(node.rules->name, incarnation, seq, relay.epoch);
   }
   relay.backoff_us = 20 * kMillisecond;
   log.stored.insert(seq);
@@ -1408,6 +1406,19 @@ void Simulation::PlanCompare(Node& node, int64_t delay_us) {
   });
 }
 
+// As NatsBus does at every connect, before anything is published over it.
+void Simulation::MendConsumers() {
+  for (Consumer& consumer : consumers_) {
+    const int64_t last_seq = streams_[consumer.stream].last_seq;
+    const int64_t ack_floor = consumer.pending.empty()
+                                  ? consumer.delivered_seq
+                                  : static_cast<int64_t>(consumer.pending.begin()->first) - 1;
+    const int64_t start =
+        runtime::RestartOfConsumer(consumer.delivered_seq, ack_floor, last_seq, last_seq);
+    if (start > 0) consumer.delivered_seq = start - 1;
+  }
+}
+
 // As Relay::Core::Compare and GoBack.
 void Simulation::Compare(Node& node) {
   RelayMemory& relay = node.relay;
@@ -1415,11 +1426,29 @@ void Simulation::Compare(Node& node) {
   if (bus_down_) return PlanCompare(node, 100 * kMillisecond);
   runtime::StreamPositions known = db.positions;
   if (db.epoch == relay.epoch) runtime::MergePositions(relay.positions, &known);
-  runtime::StreamPositions present;
-  for (int i = 0; i < 3; ++i) present[kStreams[i]] = {streams_[i].created_ns, streams_[i].last_seq};
-  const runtime::StreamLoss loss = runtime::CompareStreams(known, relay.lost_after, present);
-  if (!loss.why.empty()) {
-    Tell(node.name, " finds that ", loss.why, ", and publishes again");
+  MendConsumers();
+  runtime::StreamsNow present;
+  for (int i = 0; i < 3; ++i)
+    present[kStreams[i]] = {streams_[i].created_ns, /*first_seq=*/1, streams_[i].last_seq};
+  const runtime::MessageIdAt message_id_at = [this](const std::string& stream,
+                                                    int64_t seq) -> absl::StatusOr<std::string> {
+    const auto index = std::find(std::begin(kStreams), std::end(kStreams), stream);
+    const std::vector<std::string>& msg_ids = streams_[index - std::begin(kStreams)].msg_ids;
+    return seq <= static_cast<int64_t>(msg_ids.size()) ? msg_ids[seq - 1] : "";
+  };
+  const std::string why = *runtime::FindLoss(known, relay.lost_after, present, message_id_at);
+  if (!why.empty()) {
+    Tell(node.name, " finds that ", why, ", and publishes again");
+    for (const auto& [stream, last_seq] : relay.lost_after)
+      present[stream].last_seq = std::min(present[stream].last_seq, last_seq);
+    std::map<std::string, std::vector<runtime::StreamPosition>> acknowledged;
+    for (const auto& [stream, position] : known) acknowledged[stream].push_back(position);
+    for (const auto& checkpoint : db.checkpoints) {
+      for (const auto& [stream, position] : checkpoint.positions)
+        acknowledged[stream].push_back(position);
+    }
+    const runtime::StreamPositions left =
+        *runtime::WhatIsLeft(acknowledged, present, message_id_at);
     db.epoch = runtime::EpochAfterLoss(db.epoch);
     int64_t newest_us = 0;
     for (const auto& checkpoint : db.checkpoints)
@@ -1427,8 +1456,8 @@ void Simulation::Compare(Node& node) {
     std::erase_if(db.checkpoints, [&](const Database::Checkpoint& checkpoint) {
       if (checkpoint.time_us > newest_us - kRollbackMargin) return true;
       for (const auto& [stream, position] : checkpoint.positions) {
-        const auto it = loss.present.find(stream);
-        if (it == loss.present.end() || it->second.created_ns != position.created_ns ||
+        const auto it = left.find(stream);
+        if (it == left.end() || it->second.created_ns != position.created_ns ||
             it->second.last_seq < position.last_seq) {
           return true;
         }
@@ -1446,8 +1475,8 @@ void Simulation::Compare(Node& node) {
         log.closed = false;
       }
     }
-    db.positions = loss.left;
-    relay.positions = loss.left;
+    db.positions = left;
+    relay.positions = left;
     Adopt(node, db.epoch);
     // The others see the epoch when they save their next checkpoint.
     for (auto& other : nodes_) {
@@ -1456,12 +1485,13 @@ void Simulation::Compare(Node& node) {
     }
   } else {
     if (db.epoch != relay.epoch) Adopt(node, db.epoch);
-    for (const auto& [stream, position] : present) {
+    for (const auto& [stream, now] : present) {
       runtime::StreamPosition& mine = relay.positions[stream];
-      if (mine.created_ns != position.created_ns) mine = {position.created_ns, 0};
+      if (mine.created_ns != now.created_ns) mine = {now.created_ns, 0, ""};
       const auto it = known.find(stream);
-      if (it == known.end() || it->second.created_ns != position.created_ns) continue;
-      mine.last_seq = std::max(mine.last_seq, it->second.last_seq);
+      if (it != known.end() && it->second.created_ns == now.created_ns &&
+          it->second.last_seq > mine.last_seq)
+        mine = it->second;
     }
   }
   relay.is_checked = true;
@@ -1509,10 +1539,8 @@ void Simulation::Save(Node& node) {
   for (const auto& [stream, position] : relay.positions) {
     if (position.last_seq == 0) continue;
     runtime::StreamPosition& kept = db.positions[stream];
-    kept.last_seq = kept.created_ns == position.created_ns
-                        ? std::max(kept.last_seq, position.last_seq)
-                        : position.last_seq;
-    kept.created_ns = position.created_ns;
+    if (kept.created_ns != position.created_ns || kept.last_seq < position.last_seq)
+      kept = position;
   }
   const bool finished = std::any_of(relay.logs.begin(), relay.logs.end(), [&](const auto& log) {
     return log.first != node.incarnation &&
@@ -1554,7 +1582,9 @@ void Simulation::TakeOver(Node& node) {
 
 void Simulation::Resend(const flow::Resend& resend) {
   Node* node = LiveNode(ContextIndex(resend.source), HashOf(resend.resource));
-  if (node == nullptr) return;
+  if (node == nullptr || bus_down_) return;
+  if (!node->relay.is_checked)
+    return AtNode(*node, 100 * kMillisecond, [this, resend] { Resend(resend); });
   for (const auto& [incarnation, log] : node->db->outbox) {
     for (const OutboxRow& row : log.rows) {
       if (std::find(row.resources.begin(), row.resources.end(), resend.resource) ==

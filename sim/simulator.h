@@ -41,16 +41,14 @@ enum class Fault {
   kAmbiguous,    // the connection breaks at COMMIT: it happened, or not
   kBusDown,      // nobody reaches the bus
   kWipe,         // and then it has forgotten everything
-  kTruncate,     // or its newest messages, which every context finds out before it publishes again
+  kRollback,     // or its newest messages; whoever looks first publishes again
   kUnreachable,  // a call finds nobody, or its answer is lost
   kLate,         // a call arrives after its caller has given up
   kSlow,         // a turn takes seconds
   kClock,        // a context's clock jumps
   kRevision,     // the storefront's file changes
-  kRollback,     // as kTruncate, but contexts look when they look: only where it is asked for
-                 // (README.md)
 };
-inline constexpr int kFaultCount = 15;
+inline constexpr int kFaultCount = 14;
 // "lose", "bus_down".
 absl::string_view FaultName(Fault fault);
 std::optional<Fault> FaultOfName(absl::string_view name);

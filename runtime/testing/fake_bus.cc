@@ -45,11 +45,13 @@ void FakeBus::Publish(BusMessage message, PublishDone done) {
   absl::StatusOr<uint64_t> result = absl::UnavailableError("not connected");
   if (std::find(refused_.begin(), refused_.end(), message.body) != refused_.end()) {
     result = absl::InvalidArgumentError("too large");
+  } else if (message.connection != 0 && message.connection != connection_) {
+    result = absl::UnavailableError("another connection");
   } else if (connected_ && !closed_) {
     Stream& stream = streams_[StreamOf(message.subject)];
     const auto [it, is_new] = stream.ids.try_emplace(message.msg_id, stream.last_seq + 1);
     if (is_new) {
-      ++stream.last_seq;
+      stream.kept[++stream.last_seq] = message.msg_id;
       stored_.push_back(std::move(message));
       stored_wake_.notify_all();
     }
@@ -68,7 +70,7 @@ absl::StatusOr<std::vector<StreamState>> FakeBus::Streams() {
   if (!connected_) return absl::UnavailableError("not connected");
   std::vector<StreamState> states;
   for (const auto& [name, stream] : streams_)
-    states.push_back({name, stream.created_ns, 1, stream.last_seq});
+    states.push_back({name, stream.created_ns, stream.first_seq, stream.last_seq});
   return states;
 }
 
@@ -81,8 +83,27 @@ void FakeBus::Connect() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     connected_ = true;
+    ++connection_;
   }
   TellConnect();
+}
+
+void FakeBus::Reconnect() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ++connection_;
+}
+
+absl::StatusOr<std::string> FakeBus::MessageId(const std::string& stream, uint64_t seq) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!connected_) return absl::UnavailableError("not connected");
+  const auto& kept = streams_[stream].kept;
+  const auto it = kept.find(seq);
+  return it == kept.end() ? "" : it->second;
+}
+
+uint64_t FakeBus::connection() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return connected_ ? connection_ : 0;
 }
 
 void FakeBus::TellConnect() {
@@ -107,6 +128,15 @@ void FakeBus::Shorten(const std::string& stream, uint64_t last_seq) {
   std::lock_guard<std::mutex> lock(mutex_);
   GK_CHECK(streams_[stream].last_seq >= last_seq);
   streams_[stream].last_seq = last_seq;
+  auto& kept = streams_[stream].kept;
+  kept.erase(kept.upper_bound(last_seq), kept.end());
+}
+
+void FakeBus::RemoveUntil(const std::string& stream, uint64_t seq) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  streams_[stream].first_seq = seq + 1;
+  auto& kept = streams_[stream].kept;
+  kept.erase(kept.begin(), kept.upper_bound(seq));
 }
 
 void FakeBus::Grow(const std::string& stream, int count) {

@@ -25,10 +25,14 @@ class FakeBus : public Bus {
   // Cuts the connection: what is in flight fails or is lost, and everything after it fails.
   void Disconnect();
   void Connect();  // and tells OnConnect
+  // The connection is another one, and nobody knows yet.
+  void Reconnect();
   // Empties a stream, made anew or (`same`) with its old creation time and its sequence from 1.
   void Wipe(const std::string& stream, bool same = false);
   // Forgets what a stream has above `last_seq`, as after a lost disk cache.
   void Shorten(const std::string& stream, uint64_t last_seq);
+  // What a limit of the stream does.
+  void RemoveUntil(const std::string& stream, uint64_t seq);
   // Somebody else's messages.
   void Grow(const std::string& stream, int count);
   // The next publishes are stored, but their acknowledgements are lost.
@@ -59,13 +63,16 @@ class FakeBus : public Bus {
   }
   void OnConnect(std::function<void()> callback) override;
   bool connected() const override;
+  absl::StatusOr<std::string> MessageId(const std::string& stream, uint64_t seq) override;
+  uint64_t connection() const override;
   void Close() override;
 
  private:
   struct Stream {
     int64_t created_ns = 0;
-    uint64_t last_seq = 0;
-    std::map<std::string, uint64_t> ids;
+    uint64_t first_seq = 1, last_seq = 0;
+    std::map<std::string, uint64_t> ids;   // the duplicate window
+    std::map<uint64_t, std::string> kept;  // by sequence
   };
   void Answer();
 
@@ -77,6 +84,7 @@ class FakeBus : public Bus {
   std::vector<std::function<void()>> on_connect_;
   std::vector<std::string> refused_;
   int64_t clock_ns_ = 1000;
+  uint64_t connection_ = 1;
   int lost_acks_ = 0;
   bool connected_ = true, closed_ = false;
   std::thread thread_;

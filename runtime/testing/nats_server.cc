@@ -145,6 +145,28 @@ void NatsServer::WipeStore() {
   std::filesystem::remove_all(absl::StrCat(directory_, "/store"));
 }
 
+void NatsServer::KeepStore() {
+  GK_CHECK(!running());
+  const std::string kept = absl::StrCat(directory_, "/kept");
+  std::filesystem::remove_all(kept);
+  std::filesystem::copy(absl::StrCat(directory_, "/store"), kept,
+                        std::filesystem::copy_options::recursive);
+}
+
+void NatsServer::PutStoreBack(bool only_messages) {
+  GK_CHECK(!running());
+  const std::filesystem::path kept = absl::StrCat(directory_, "/kept");
+  const std::filesystem::path store = absl::StrCat(directory_, "/store");
+  const auto put_back = [&](const std::filesystem::path& what) {
+    std::filesystem::remove_all(store / what);
+    std::filesystem::copy(kept / what, store / what, std::filesystem::copy_options::recursive);
+  };
+  if (!only_messages) return put_back("");
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(kept)) {
+    if (entry.path().filename() == "msgs") put_back(std::filesystem::relative(entry.path(), kept));
+  }
+}
+
 void NatsServer::Pause() {
   GK_CHECK(running());
   kill(pid_, SIGSTOP);

@@ -34,6 +34,11 @@ class NatsServer {
   void Stop();
   // Deletes everything JetStream has stored. REQUIRES: it is not running.
   void WipeStore();
+  // Keeps the store as it is now; and puts it back as it was then, as after a power cut that took
+  // what was not on the disk yet: all of it, or the messages only, and consumers keep what they
+  // know. REQUIRES: it is not running.
+  void KeepStore();
+  void PutStoreBack(bool only_messages);
   // SIGSTOP, returns when it has stopped; and SIGCONT: the connections stay, nothing answers.
   void Pause();
   void Resume();

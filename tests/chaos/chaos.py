@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""kill -9 of every process, and a wiped bus, under load; then the books are read. Ends with 'N lost, N doubled, N stuck'.
+"""kill -9 of every process, a wiped bus and one of a moment ago, under load; then the books are read. Ends with 'N lost, N doubled, N stuck'.
 
-    tests/chaos/chaos.py [--seconds 45] [--seed N] [--buyers 32]
+    tests/chaos/chaos.py [--seconds 45] [--seed N] [--buyers 32] [--only rollback]
 
-Each context and nats-server is killed at least once, all of them together once, PostgreSQL crashed once, and the whole
-JetStream store deleted once; then more of the same at random, sometimes two at a time, until the time is up. The seed decides victims,
+Each context and nats-server is killed at least once, all of them together once, PostgreSQL crashed once, the whole JetStream store
+deleted once, and put back as it was some orders before (a power cut) at least twice; then more of the same at random, sometimes two at a time, until the time is up. The seed decides victims,
 how long they stay down, and what buyers do. Exit code 0: nothing was lost, doubled or stuck, the ledger sums to zero, stock adds up and
 views equal their sources.
 """
@@ -74,7 +74,8 @@ EVERYTHING = "everything"
 WIPE = "the JetStream store"
 FREEZE = "a frozen context"
 POSTGRES = "PostgreSQL"
-VICTIMS = [*CONTEXTS, "nats", WIPE, EVERYTHING, POSTGRES, FREEZE]
+ROLLBACK = "the newest messages"
+VICTIMS = [*CONTEXTS, "nats", WIPE, ROLLBACK, ROLLBACK, EVERYTHING, POSTGRES, FREEZE]
 
 
 def last(seconds):
@@ -83,12 +84,51 @@ def last(seconds):
     eventually(lambda: time.monotonic() >= until, "the fault has lasted", seconds + 10)
 
 
-def strike(house, victim, random_, say):
+def roll_back(house, load, random_, say):
+    """nats-server comes back with its store of a moment ago. What is lost had not reached the contexts that were away by then; and when
+    the rest come back that had published it, the others have published again. Every second time the server's consumers keep what they
+    know, and only the messages are those of before."""
+    store, kept = house.folder / "jetstream", house.folder / "jetstream.kept"
+    only_messages = random_.random() < 0.5
+    rest = [name for name in CONTEXTS if name not in ("order", "payment", "catalog")]  # an order is taken without these
+    random_.shuffle(rest)
+    deaf = rest[:random_.randrange(len(rest))]
+    late = [name for name in rest if name not in deaf and random_.random() < 0.7]
+    load.wait_for(random_.randrange(5, 50))
+    with house.frozen("nats"):
+        shutil.copytree(store, kept)
+    for name in deaf:
+        house.kill(name)
+    load.wait_for(random_.randrange(5, 100))
+    for name in (*late, "nats"):
+        house.kill(name)
+    say(f"the newest messages are lost{', consumers are ahead' if only_messages else ''}; not heard by {', '.join(deaf) or 'nobody'}, "
+        f"looked at late by {', '.join(late) or 'nobody'}")
+    if only_messages:
+        for messages in kept.rglob("msgs"):
+            shutil.rmtree(store / messages.relative_to(kept))
+            shutil.copytree(messages, store / messages.relative_to(kept))
+        shutil.rmtree(kept)
+    else:
+        shutil.rmtree(store)
+        kept.rename(store)
+    house.start("nats")
+    load.wait_for(random_.randrange(5, 100))
+    back = [*late, *deaf]
+    for name in random_.sample(back, len(back)):
+        house.launch(name)
+    for name in back:
+        house.wait_ready(name)
+
+
+def strike(house, victim, load, random_, say):
     """Hurts the victim, leaves it so for up to a second, and brings it back."""
     down_s = random_.choice([0, 0.05, 0.2, 0.5, 1.0])
     if victim == WIPE:
         say("delete the whole JetStream store")
         house.wipe_bus()
+    elif victim == ROLLBACK:
+        roll_back(house, load, random_, say)
     elif victim == POSTGRES:
         say(f"crash PostgreSQL, down {down_s:.2f} s")
         house.cluster.crash()
@@ -113,7 +153,7 @@ def strike(house, victim, random_, say):
             house.wait_ready(name)
 
 
-def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print):
+def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print, all_victims=VICTIMS):
     """Returns the verdict of the oracle."""
     seed = seed if seed is not None else random.SystemRandom().randrange(1 << 32)
     random_ = random.Random(seed)
@@ -126,13 +166,13 @@ def run(cluster, folder, seconds=45, seed=None, buyers=32, say=print):
         try:
             load.wait_for(50)
             started = time.monotonic()
-            victims = list(VICTIMS)
+            victims = list(all_victims)
             random_.shuffle(victims)
             strikes = 0
             while victims or time.monotonic() - started < seconds:
-                victim = victims.pop() if victims else random_.choice(VICTIMS)
+                victim = victims.pop() if victims else random_.choice(all_victims)
                 before = load.placed
-                strike(house, victim, random_, say)
+                strike(house, victim, load, random_, say)
                 strikes += 1
                 load.wait_for(random_.randrange(20, 200))
                 say(f"  {load.placed - before} orders meanwhile, {load.placed} in all")
@@ -166,6 +206,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=45, help="how long to strike (default 45)")
     parser.add_argument("--seed", type=int, help="repeat a run's choices (default: a new one, printed)")
     parser.add_argument("--buyers", type=int, default=32, help="orders at a time (default 32)")
+    parser.add_argument("--only", choices=["rollback"], help="strike this only")
     parser.add_argument("--keep", action="store_true", help="keep the folder with logs and answers")
     args = parser.parse_args()
     started = time.monotonic()
@@ -176,7 +217,7 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-chaos-"))
     try:
         with Cluster(folder / "pg") as cluster:
-            verdict = run(cluster, folder, args.seconds, args.seed, args.buyers, say)
+            verdict = run(cluster, folder, args.seconds, args.seed, args.buyers, say, [ROLLBACK] if args.only else VICTIMS)
     finally:
         if args.keep:
             say(f"kept: {folder}")
