@@ -78,11 +78,10 @@ int RunDead(const std::vector<std::string>& arguments) {
       (arguments.size() == 2 && (what != "replay" || !absl::SimpleAtoi(arguments[1], &only)))) {
     return Fail("dead", "needs 'list', 'replay' or 'replay SEQ'; see gaekju dead --help", 2);
   }
-  auto targets = FindTargets();
-  if (!targets.ok()) return Fail("dead", targets.status().message());
+  const absl::StatusOr<std::string> url = FindNats();
+  if (!url.ok()) return Fail("dead", url.status().message());
   natsConnection* raw_connection = nullptr;
-  if (const natsStatus s = natsConnection_ConnectTo(&raw_connection, targets->nats_url.c_str());
-      s != NATS_OK) {
+  if (const natsStatus s = natsConnection_ConnectTo(&raw_connection, url->c_str()); s != NATS_OK) {
     return Fail("dead", absl::StrCat("no NATS to be reached: ", natsStatus_GetText(s),
                                      " (--nats, --data)"));
   }
@@ -115,7 +114,8 @@ int RunDead(const std::vector<std::string>& arguments) {
               << absl::FormatTime(absl::FromUnixNanos(natsMsg_GetTime(message.get())),
                                   absl::UTCTimeZone())
               << "  " << Header(message.get(), "gaekju-dead-subject") << "  "
-              << Header(message.get(), "ce-type") << "  " << natsMsg_GetDataLength(message.get())
+              << Header(message.get(), "ce-type") << Header(message.get(), "gaekju-dead-type")
+              << "  " << natsMsg_GetDataLength(message.get())
               << " bytes: " << Header(message.get(), "gaekju-dead-reason") << "\n";
     if (what != "replay") continue;
     if (absl::Status status = Replay(js.get(), message.get(), seq); !status.ok()) {

@@ -73,6 +73,13 @@ absl::StatusOr<Targets> FindTargets() {
   return targets;
 }
 
+absl::StatusOr<std::string> FindNats() {
+  if (IsSet("nats")) return absl::GetFlag(FLAGS_nats);
+  absl::StatusOr<Targets> targets = FindTargets();
+  if (!targets.ok()) return targets.status();
+  return targets->nats_url;
+}
+
 std::vector<std::string> TargetFlags() {
   return {"data", "peers", "database", "nats", "metrics_of"};
 }

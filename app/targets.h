@@ -22,6 +22,8 @@ struct Targets {
 // --peers, --database and --nats when they are set, else what runs on --data. Errors: NOT_FOUND
 // (says how to start a shop).
 absl::StatusOr<Targets> FindTargets();
+// Of that only the bus: --nats when it is set.
+absl::StatusOr<std::string> FindNats();
 // The flags that FindTargets reads.
 std::vector<std::string> TargetFlags();
 

@@ -185,9 +185,12 @@ void PutEvent(absl::string_view source, absl::string_view id, const Envelope& e,
 // Reads fields one after the other. After a false `ok` everything is empty.
 class Reader {
  public:
-  explicit Reader(absl::string_view bytes) : p_(bytes.data()), end_(p_ + bytes.size()) {}
+  explicit Reader(absl::string_view bytes)
+      : p_(bytes.data()), begin_(p_), end_(p_ + bytes.size()) {}
 
   bool ok() const { return ok_; }
+  // Bytes that have been read. REQUIRES: ok().
+  size_t position() const { return static_cast<size_t>(p_ - begin_); }
 
   // Goes to the next field; false at the end or when the bytes are broken.
   bool Next() {
@@ -247,7 +250,8 @@ class Reader {
   }
 
   const char* p_;
-  const char* end_;
+  const char* const begin_;
+  const char* const end_;
   bool ok_ = true;
   uint32_t number_ = 0;
   WireType type_ = kVarint;
@@ -671,44 +675,67 @@ std::vector<EncodedMessage> EncodeTurn(absl::string_view source,
   return messages;
 }
 
-absl::StatusOr<std::vector<DecodedEnvelope>> DecodeMessage(absl::string_view subject,
-                                                           const Headers& headers,
-                                                           absl::string_view body) {
+std::vector<ReadEnvelope> ReadMessage(absl::string_view subject, const Headers& headers,
+                                      absl::string_view body) {
+  std::vector<ReadEnvelope> out;
   absl::StatusOr<Place> place = ParseSubject(subject);
-  if (!place.ok()) return place.status();
+  if (!place.ok()) {
+    out.emplace_back().status = place.status();
+    return out;
+  }
   absl::string_view content_type;
   for (const auto& [name, value] : headers) {
     if (absl::EqualsIgnoreCase(name, "content-type")) content_type = value;
   }
   content_type = absl::StripAsciiWhitespace(content_type.substr(0, content_type.find(';')));
 
-  std::vector<DecodedEnvelope> out;
   if (absl::EqualsIgnoreCase(content_type, kBatchContentType)) {
     Reader events(body);
-    while (events.Next()) {
+    size_t whole = 0;  // bytes before the field that is being read
+    int index = 0;
+    for (; events.Next(); whole = events.position()) {
       if (!events.Is(1, kBytes)) continue;
-      out.emplace_back();
-      if (absl::Status status = ReadEvent(*place, events.bytes(), &out.back()); !status.ok()) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("event ", out.size() - 1, " of the batch: ", status.message()));
+      const absl::string_view part = body.substr(whole, events.position() - whole);
+      ReadEnvelope& one = out.emplace_back();
+      one.decoded.envelope.kind = place->kind;
+      one.part = part;
+      one.status = ReadEvent(*place, events.bytes(), &one.decoded);
+      if (!one.status.ok()) {
+        one.status = absl::InvalidArgumentError(
+            absl::StrCat("event ", index, " of the batch: ", one.status.message()));
       }
+      ++index;
     }
-    if (!events.ok()) return absl::InvalidArgumentError("the CloudEventBatch is broken");
+    if (!events.ok()) {
+      ReadEnvelope& rest = out.emplace_back();
+      rest.status = absl::InvalidArgumentError("the CloudEventBatch is broken");
+      rest.part = body.substr(whole);
+    }
     return out;
   }
-  out.emplace_back();
-  absl::Status status;
+  ReadEnvelope& one = out.emplace_back();
+  one.decoded.envelope.kind = place->kind;
   if (absl::EqualsIgnoreCase(content_type,
                              "application/cloudevents+protobuf")) {  // structured mode: one event
-    status = ReadEvent(*place, body, &out.back());
+    one.status = ReadEvent(*place, body, &one.decoded);
   } else if (absl::StartsWithIgnoreCase(content_type, "application/cloudevents") ||
              !IsProtobuf(content_type)) {
-    status = absl::InvalidArgumentError(
+    one.status = absl::InvalidArgumentError(
         absl::StrCat("content-type is not supported: '", content_type, "'"));
   } else {
-    status = ReadHeaders(*place, headers, body, &out.back());
+    one.status = ReadHeaders(*place, headers, body, &one.decoded);
   }
-  if (!status.ok()) return status;
+  return out;
+}
+
+absl::StatusOr<std::vector<DecodedEnvelope>> DecodeMessage(absl::string_view subject,
+                                                           const Headers& headers,
+                                                           absl::string_view body) {
+  std::vector<DecodedEnvelope> out;
+  for (ReadEnvelope& one : ReadMessage(subject, headers, body)) {
+    if (!one.status.ok()) return one.status;
+    out.push_back(std::move(one.decoded));
+  }
   return out;
 }
 

@@ -70,8 +70,22 @@ struct DecodedEnvelope {
   std::string id;
 };
 
-// Decodes a bus message of either mode. `subject`: gaekju.command.<to>, gaekju.answer.<to> or
-// gaekju.event.<source>. Errors: INVALID_ARGUMENT, with what is wrong: a poison message.
+// What stands in a bus message, in its order.
+struct ReadEnvelope {
+  absl::Status status;      // not OK: it cannot be read; INVALID_ARGUMENT, with what is wrong
+  DecodedEnvelope decoded;  // when it cannot be read: what of it could be; the type, above all
+  // Of a batch: the bytes of the message that are a batch of this envelope alone; of one that
+  // breaks off, the rest. Empty: the envelope is the whole message.
+  absl::string_view part;
+};
+
+// Reads a bus message of either mode; what can be read of it stands beside what cannot. `subject`:
+// gaekju.command.<to>, gaekju.answer.<to> or gaekju.event.<source>.
+std::vector<ReadEnvelope> ReadMessage(
+    absl::string_view subject, const std::vector<std::pair<std::string, std::string>>& headers,
+    absl::string_view body);
+
+// The same, all or nothing. Errors: INVALID_ARGUMENT, with what is wrong.
 absl::StatusOr<std::vector<DecodedEnvelope>> DecodeMessage(
     absl::string_view subject, const std::vector<std::pair<std::string, std::string>>& headers,
     absl::string_view body);

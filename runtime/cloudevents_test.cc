@@ -316,6 +316,42 @@ TEST(DecodeMessage, SurvivesBrokenBytes) {
   EXPECT_GT(refused, 0u);
 }
 
+TEST(ReadMessage, WhatCanBeReadStandsBesideWhatCannot) {
+  flow::Envelope broken = Event("payment/p-2");
+  broken.resource = "not \xff UTF-8";
+  const EncodedMessage whole =
+      EncodeTurn("payment", {Event(), broken, Event("payment/p-3")}, "t")[0];
+  const std::vector<ReadEnvelope> read = ReadMessage(whole.subject, whole.headers, whole.body);
+  ASSERT_EQ(read.size(), 3u);
+  EXPECT_TRUE(read[0].status.ok() && read[2].status.ok());
+  EXPECT_EQ(read[2].decoded.envelope.resource, "payment/p-3");
+  EXPECT_EQ(read[1].status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(read[1].decoded.envelope.type, Event().type);
+  EXPECT_FALSE(DecodeMessage(whole.subject, whole.headers, whole.body).ok());
+  // Each part is a message by itself, and reads the same.
+  for (const ReadEnvelope& one : read) {
+    const std::vector<ReadEnvelope> again = ReadMessage(whole.subject, whole.headers, one.part);
+    ASSERT_EQ(again.size(), 1u);
+    EXPECT_EQ(again[0].status.ok(), one.status.ok());
+    EXPECT_EQ(again[0].decoded.id, one.decoded.id);
+    EXPECT_EQ(again[0].decoded.envelope.payload, one.decoded.envelope.payload);
+  }
+}
+
+TEST(ReadMessage, OfABatchThatBreaksOffTheRestIsOnePart) {
+  const EncodedMessage whole = EncodeTurn("payment", {Event(), Event("payment/p-2")}, "t")[0];
+  const size_t first = ReadMessage(whole.subject, whole.headers, whole.body)[0].part.size();
+  for (size_t cut = 1; cut < whole.body.size() - first; ++cut) {
+    const absl::string_view body = absl::string_view(whole.body).substr(0, whole.body.size() - cut);
+    const std::vector<ReadEnvelope> read = ReadMessage(whole.subject, whole.headers, body);
+    ASSERT_EQ(read.size(), 2u) << cut;
+    EXPECT_TRUE(read[0].status.ok());
+    EXPECT_FALSE(read[1].status.ok());
+    EXPECT_EQ(read[1].part.data(), read[0].part.data() + read[0].part.size());
+    EXPECT_EQ(read[1].part.data() + read[1].part.size(), body.data() + body.size());
+  }
+}
+
 // What a producer in another language may send, through generated code.
 TEST(DecodeMessage, ReadsWhatOtherProducersWrite) {
   CloudEventBatch batch;

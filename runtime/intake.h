@@ -5,8 +5,10 @@
 //   spec.handler = [&](BusDelivery delivery) { intake.Take(std::move(delivery)); };
 //
 // A message may carry many envelopes; it is acked when each has been committed. What can never work
-// (undecodable, unknown type, refused by its decider as an event) goes to the subject
-// gaekju.dead.<context> with the reason, and is acked once that is stored.
+// (unreadable, an unknown command, refused by its decider as an event) goes to the subject
+// gaekju.dead.<context> with the reason, by itself: its neighbours are taken. The message is acked
+// once the dead letters are stored. An event of a type that the context does not take is nobody's
+// dead letter, whatever else is wrong with it. docs/adr/0073 says why.
 //
 // The bus outlives the loop. Thread-safe. Take returns at once.
 #ifndef GAEKJU_RUNTIME_INTAKE_H_
@@ -42,7 +44,8 @@ class Intake {
 
  private:
   struct Shared;
-  void Submit(DecodedEnvelope decoded, std::function<void(absl::Status)> settled);
+  struct Settlement;
+  void Submit(ReadEnvelope read, std::function<void(absl::Status)> settled);
 
   const std::shared_ptr<Shared> shared_;  // with the items on their way, which may outlive this
   TurnLoop* const loop_;

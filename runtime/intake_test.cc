@@ -139,6 +139,78 @@ TEST_F(IntakeTest, PoisonGoesToTheDeadLettersAndTheRestOfItsMessageIsDone) {
               testing::HasSubstr("no.such.Method"));
 }
 
+TEST_F(IntakeTest, OnlyWhatCannotBeReadIsADeadLetterAndItsNeighboursAreTaken) {
+  flow::Envelope unreadable = Command("o3");
+  unreadable.step_id = "not \xff UTF-8";
+  flow::Envelope unknown = Command("o5");
+  unknown.type = "no.such.Method";
+  const std::vector<flow::Envelope> envelopes = {Command("o1"), Command("o2"), unreadable,
+                                                 Command("o4"), unknown};
+  Deliver(envelopes);
+  EXPECT_LT(WaitForSettled(1), 0);
+  EXPECT_EQ(ToyCount(options_.pg, "c"), 3);
+  ASSERT_EQ(bus_.stored().size(), 2u);
+  EXPECT_THAT(FindHeader(bus_.stored()[0].headers, "gaekju-dead-reason"),
+              testing::HasSubstr("event 2 of the batch"));
+  EXPECT_EQ(FindHeader(bus_.stored()[0].headers, "gaekju-dead-type"), kToyCapture);
+  EXPECT_THAT(FindHeader(bus_.stored()[1].headers, "gaekju-dead-reason"),
+              testing::HasSubstr("no.such.Method"));
+  // The letter is that event alone, as it can be sent again.
+  const BusMessage letter = bus_.stored()[1];
+  auto again = DecodeMessage("gaekju.command.toy", letter.headers, letter.body);
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_EQ(again->size(), 1u);
+  EXPECT_EQ(again->front().envelope.order_id, "o5");
+  // The same delivery once more, its ack lost: nothing is done, or dead, twice.
+  --stream_seq_;
+  --turn_;
+  Deliver(envelopes);
+  EXPECT_LT(WaitForSettled(2), 0);
+  EXPECT_EQ(ToyCount(options_.pg, "c"), 3);
+  EXPECT_EQ(bus_.stored().size(), 2u);
+}
+
+TEST_F(IntakeTest, OneDeadLetterOfSeveralThatIsNotStoredBringsTheMessageAgain) {
+  flow::Envelope unknown = Command("o1");
+  unknown.type = "no.such.Method";
+  flow::Envelope other = Command("o2");
+  other.type = "no.such.Other";
+  bus_.LoseAcks(1);
+  Deliver({unknown, other, Command("o3")});
+  EXPECT_GT(WaitForSettled(1), 0);
+  --stream_seq_;
+  --turn_;
+  Deliver({unknown, other, Command("o3")});
+  EXPECT_LT(WaitForSettled(2), 0);
+  EXPECT_EQ(bus_.stored().size(), 2u);
+  EXPECT_EQ(ToyCount(options_.pg, "c"), 1);
+}
+
+// A source that is newer than this context: what it has to say to others is not ours to judge.
+TEST_F(IntakeTest, EventsThatAreNotTakenAreNobodysDeadLetters) {
+  flow::Envelope event;
+  event.type = "gaekju.payment.v1.PaymentCaptured";
+  event.resource = "payment/1";
+  event.version = 1;
+  flow::Envelope newer = event;
+  newer.type = "gaekju.payment.v1.PaymentPromised";
+  newer.resource = "in a \xff way of its own";
+  Deliver({event, newer});
+  EXPECT_LT(WaitForSettled(1), 0);
+  std::vector<std::pair<std::string, std::string>> headers =
+      EncodeTurn("order", {newer}, "9")[0].headers;
+  headers.emplace_back("ce-version", "a new kind of version");
+  Deliver("gaekju.event.order", headers, "");
+  EXPECT_LT(WaitForSettled(2), 0);
+  EXPECT_EQ(ToyCount(options_.pg, "events"), 1);
+  EXPECT_EQ(intake_->dead_count(), 0);
+  // One that is taken has to be readable.
+  newer.type = event.type;
+  Deliver({event, newer});
+  EXPECT_LT(WaitForSettled(3), 0);
+  EXPECT_EQ(intake_->dead_count(), 1);
+}
+
 TEST_F(IntakeTest, DeadLetterThatCannotBeStoredComesAgain) {
   bus_.Disconnect();
   Deliver("gaekju.command.toy", {}, "rubbish");
