@@ -1,18 +1,25 @@
 #include "flow/mutant.h"
 
+#include <cstdlib>
+#include <iostream>
+#include <string>
+
 namespace gaekju::flow {
+namespace {
 
-Mutant chosen_mutant = Mutant::kNone;
-
-bool ChooseMutant(absl::string_view name) {
+Mutant Choose() {
+  const char* name = std::getenv("GAEKJU_MUTANT");
+  if (name == nullptr || *name == '\0') return Mutant::kNone;
 #define GK_DEFECT(defect, sentence) \
-  if (name == #defect) {            \
-    chosen_mutant = Mutant::defect; \
-    return true;                    \
-  }
+  if (std::string(name) == #defect) return Mutant::defect;
 #include "flow/mutants.inc"
 #undef GK_DEFECT
-  return false;
+  std::cerr << "GAEKJU_MUTANT: there is no seeded defect \"" << name << "\"" << std::endl;
+  std::exit(2);
 }
+
+}  // namespace
+
+const Mutant chosen_mutant = Choose();
 
 }  // namespace gaekju::flow

@@ -2,17 +2,16 @@
 //
 //   if (turn.Has(key) && !GK_MUTANT(step_not_remembered)) return before;
 //
-// In the preset `mutants` one of them is chosen at run time, and `gaekju check` or the simulator
-// has to notice (`./dev mutants`). In every other build GK_MUTANT is the constant false, and no
-// program has anything of this in it. What each name means stands in flow/mutants.inc.
+// In the preset `mutants` one of them is chosen at run time, by the environment's GAEKJU_MUTANT,
+// and `gaekju check`, the simulator or a test of the shell has to notice (`./dev mutants`). In
+// every other build GK_MUTANT is the constant false, and no program has anything of this in it.
+// What each name means stands in flow/mutants.inc.
 #ifndef GAEKJU_FLOW_MUTANT_H_
 #define GAEKJU_FLOW_MUTANT_H_
 
 #ifndef GAEKJU_MUTANTS
 #define GK_MUTANT(name) false
 #else
-
-#include "absl/strings/string_view.h"
 
 #define GK_MUTANT(name) (::gaekju::flow::chosen_mutant == ::gaekju::flow::Mutant::name)
 
@@ -25,11 +24,8 @@ enum class Mutant {
   kNone
 };
 
-// Written by ChooseMutant before anything runs, then only read.
-extern Mutant chosen_mutant;
-
-// False when there is none of this name.
-bool ChooseMutant(absl::string_view name);
+// Chosen before main; a name that is none ends the program with exit code 2.
+extern const Mutant chosen_mutant;
 
 }  // namespace gaekju::flow
 

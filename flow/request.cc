@@ -344,6 +344,7 @@ std::string BuildRequest(const Plan& plan, const PlanStep& step, const Order& or
       if (field.number != static_cast<uint32_t>(copy.source->number())) continue;
       AppendTag(copy.target->number(), field.wire_type, &request);
       request.append(field.value.data(), field.value.size());
+      if (GK_MUTANT(first_line_only)) break;
     }
   }
   if (!GK_MUTANT(shops_words_not_passed_on)) request.append(step.constants);

@@ -199,6 +199,15 @@ bool SagaRun::NothingUndoneYet() {
   return true;
 }
 
+bool SagaRun::CancelMayBeAskedAgain() {
+  for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
+    const auto state = task(i).state();
+    if (state == TASK_STATE_UNSPECIFIED) continue;
+    if (state == TASK_STATE_REFUSED || !step(i).undo_method.empty()) return false;
+  }
+  return !GK_MUTANT(unanswered_cancel_asked_anew);
+}
+
 bool SagaRun::TooLateToCancel() {
   return !GK_MUTANT(cancel_too_late_accepted) &&
          std::any_of(plan_.unless_done.begin(), plan_.unless_done.end(),
@@ -432,12 +441,14 @@ void SagaRun::RefuseCancel(const google::rpc::Status& status) {
   cancel_was_accepted_ = order_.has_cancel_time();
   order_.clear_cancel_time();
   facts_.push_back(Fact::kCancelRefused);
+  const bool same_again = CancelMayBeAskedAgain();
   for (int i = plan_.place_count; i < plan_.flow_count(); ++i) {
     if (!Held(i)) task(i).set_state(TASK_STATE_SKIPPED);
     task(i).set_retry_time_us(0);
     task(i).set_expire_time_us(0);
   }
   if (order_.state() == Order::STATE_PLACING) return;
+  if (same_again) saga_.set_cancel_round(saga_.cancel_round() - 1);
   bool completed = true;
   for (int i = 0; i < plan_.place_count; ++i) {
     Task& t = task(i);

@@ -117,6 +117,9 @@ class SagaRun {
   bool Undone(int i);           // taken back, or never to be taken back
   bool Blocked(int i);  // the buyer need not wait for it: deferred, or behind a deferred one
   bool NothingUndoneYet();
+  // Nobody has said no to the cancel in course, and nothing of it has to be taken back: the next
+  // one asks under its names, so that who was reached all the same hears of one cancel, not of two.
+  bool CancelMayBeAskedAgain();
   bool TooLateToCancel();
   bool Holds(const PlanTrigger& when);
   google::rpc::Status Unreachable(int i) const;

@@ -725,6 +725,39 @@ TEST(Notice, IsSentOnceAlsoWhenWhatItTellsOfHappensTwice) {
   EXPECT_EQ(h.record.saga().tasks(h.plan.StepIndex("tell-seller")).attempts(), 1);
 }
 
+// The seller is told of a cancel.
+std::string WithSellerTold() {
+  std::string text = kTelling;
+  const std::string asked = R"(step { id: "seller" call: "store.AcceptOrder" via: GRPC })";
+  return text.replace(text.find(asked), asked.size(), R"(step {
+    id: "seller" call: "notification.Notify" via: GRPC
+    with { [type.googleapis.com/gaekju.notification.v1.NotifyRequest] { text { ko: "7" en: "7" } } }
+  })");
+}
+
+TEST(Cancel, ThatNobodySaidNoToIsTheSameWhenItIsAskedAgain) {
+  House h(WithSellerTold());
+  h.Place();
+  h.Done("pay");
+  for (int i = 0; i < 3; ++i) {
+    h.Cancel();
+    EXPECT_EQ(SagaRun::WireStepId(h.plan, h.record.saga(), h.plan.StepIndex("seller")), "seller");
+    EXPECT_EQ(h.Unreachable("seller"), "cancel refused");
+  }
+  h.Cancel();
+  EXPECT_EQ(h.Done("seller"), "undo pay; ask tell-seller; cancel accepted; cancel answered");
+}
+
+TEST(Cancel, ThatSomebodyRefusedIsAnotherWhenItIsAskedAgain) {
+  House h(WithSellerTold());
+  h.Place();
+  h.Done("pay");
+  h.Cancel();
+  EXPECT_EQ(h.Refused("seller"), "cancel refused");
+  h.Cancel();
+  EXPECT_EQ(SagaRun::WireStepId(h.plan, h.record.saga(), h.plan.StepIndex("seller")), "seller.2");
+}
+
 TEST(Notice, OfAnOrderThatHasNeverBeenIsNotSent) {
   std::string text = kTelling;
   const std::string stock = R"(via: JETSTREAM after: "pay" })";

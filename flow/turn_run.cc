@@ -63,7 +63,7 @@ void TurnRunner::CollectKeys(TurnItem& item) const {
   }
 }
 
-void TurnRunner::HandleItem(TurnItem& item, Turn& turn) const {
+void TurnRunner::Handle(TurnItem& item, Turn& turn) const {
   turn.set_traceparent(item.caller.traceparent);
   if (!item.is_bad) {
     switch (item.kind) {

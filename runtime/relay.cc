@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "flow/check.h"
+#include "flow/mutant.h"
 #include "runtime/cloudevents.h"
 #include "runtime/stream_loss.h"
 
@@ -603,8 +604,8 @@ absl::Status Relay::Core::Save(bool checkpoint) {
     of_epoch = epoch;
     of_generation = generation;
     for (const auto& [incarnation, log] : logs) {
-      if (log.published_seq != log.saved_seq || checkpoint)
-        cursors[incarnation] = log.published_seq;
+      const int64_t cursor = GK_MUTANT(cursor_ahead_of_the_bus) ? log.read_seq : log.published_seq;
+      if (cursor != log.saved_seq || checkpoint) cursors[incarnation] = cursor;
     }
     for (const auto& [stream, position] : positions) {
       if (position.last_seq > 0) now[stream] = position;
@@ -782,7 +783,11 @@ absl::Status Relay::Core::Prune() {
           "gone AS (DELETE FROM outbox WHERE incarnation = $1 AND seq <= $2 AND seq <= "
           "(SELECT max(seq) FROM head WHERE time_us < $3) RETURNING 1) "
           "SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM head)",
-          PgParams().Int(incarnation).Int(incarnations->Int(i, 1)).Int(before_us).Int(kPruneRows));
+          PgParams()
+              .Int(incarnation)
+              .Int(GK_MUTANT(pruned_before_published) ? INT64_MAX : incarnations->Int(i, 1))
+              .Int(before_us)
+              .Int(kPruneRows));
       if (!deleted.ok()) return deleted.status();
       is_empty = deleted->Int(0, 0) == deleted->Int(0, 1);
       std::lock_guard<std::mutex> lock(mutex);

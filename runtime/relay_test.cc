@@ -492,6 +492,18 @@ TEST_F(RelayTest, RestartedRelayGoesOnWhereItWas) {
   EXPECT_EQ(relay->stats().published_count, 50);
 }
 
+TEST_F(RelayTest, TheCursorIsNeverAheadOfTheBus) {
+  Writer writer(options_.pg);
+  {
+    auto relay = StartRelay();
+    relay->Committed(writer.incarnation(), writer.WriteAndCommit({"a", "b"}));
+    ASSERT_TRUE(relay->Flush(kPatience));
+    bus_.Disconnect();
+    relay->Committed(writer.incarnation(), writer.WriteAndCommit({"c", "d", "e"}));
+  }  // saves its cursor
+  EXPECT_EQ(Int("SELECT max(published_seq) FROM outbox_incarnation"), 2);
+}
+
 TEST_F(RelayTest, WhatMemoryHasNoRoomForIsRead) {
   options_.memory_bytes_max = 2000;
   options_.in_flight_max = 7;
@@ -644,6 +656,23 @@ TEST_F(RelayTest, ResendFindsItsRowsByTheIndex) {
   std::string text;
   for (int i = 0; i < plan->rows(); ++i) absl::StrAppend(&text, plan->Bytes(i, 0), "\n");
   EXPECT_THAT(text, testing::HasSubstr("Index Scan on outbox_resources"));
+}
+
+TEST_F(RelayTest, WhatIsNotPublishedIsNotPruned) {
+  options_.retention = absl::Microseconds(500);  // now is 2,000
+  Writer writer(options_.pg);
+  writer.time_us = 1;
+  {
+    auto relay = StartRelay();
+    relay->Committed(writer.incarnation(), writer.WriteAndCommit({"a"}));
+    ASSERT_TRUE(relay->Flush(kPatience));
+  }  // saves its cursor
+  bus_.Disconnect();
+  writer.WriteAndCommit({"b", "c"});
+  options_.prune_interval = absl::Milliseconds(1);
+  auto relay = StartRelay();
+  ASSERT_TRUE(Eventually([&] { return Int("SELECT count(*) FROM outbox WHERE seq = 1") == 0; }));
+  EXPECT_EQ(Int("SELECT count(*) FROM outbox"), 2);
 }
 
 TEST_F(RelayTest, OldPublishedRowsArePruned) {

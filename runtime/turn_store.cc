@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "flow/mutant.h"
 #include "google/protobuf/descriptor.h"
 
 namespace gaekju::runtime {
@@ -102,7 +103,8 @@ TableSql::TableSql(const flow::Table& table) : table_(table) {
   for (size_t i = 1; i < names.size(); ++i)
     sets.push_back(absl::StrCat(names[i], " = u.", names[i]));
   select_ = absl::StrCat("SELECT key, version, body FROM ", table.name,
-                         " WHERE key = ANY($1) ORDER BY key FOR UPDATE");
+                         " WHERE key = ANY($1) ORDER BY key",
+                         GK_MUTANT(rows_not_locked) ? "" : " FOR UPDATE");
   update_ = absl::StrCat("UPDATE ", table.name, " AS t SET ", absl::StrJoin(sets, ", "), " FROM ",
                          rows, " WHERE t.key = u.key");
   insert_ = absl::StrCat("INSERT INTO ", table.name, " (", list, ") SELECT ", list, " FROM ", rows);
@@ -202,9 +204,10 @@ absl::Status TurnStore::Connect() {
   if (!connected.ok()) return connected.status();
   std::unique_ptr<PgConnection> pg = *std::move(connected);
   // Money is not answered for before it is on disk, whatever the server's default.
-  auto sync = pg->Query(
-      "SELECT set_config('synchronous_commit', 'on', false) WHERE "
-      "current_setting('synchronous_commit') IN ('off', 'local')");
+  auto sync = pg->Query(GK_MUTANT(commit_not_flushed)
+                            ? "SELECT 1"
+                            : "SELECT set_config('synchronous_commit', 'on', false) WHERE "
+                              "current_setting('synchronous_commit') IN ('off', 'local')");
   if (!sync.ok()) return sync.status();
   auto incarnation = StartIncarnation(*pg, options_.now_us());
   if (!incarnation.ok()) return incarnation.status();

@@ -58,8 +58,20 @@ class Reader {
   const std::string context_;
 };
 
+// What is ordered, whatever it costs: the same for the same lines in the same order, never 0.
+using Lines = google::protobuf::RepeatedPtrField<type::v1::LineItem>;
+uint64_t LinesPrint(const Lines& lines) {
+  uint64_t print = flow::FingerprintBytes("lines");
+  for (const auto& line : lines) {
+    print =
+        flow::FingerprintBytes(absl::StrCat(line.product_id(), "/", line.quantity(), ","), print);
+  }
+  return print;
+}
+
 struct OrderFacts {
   Order order;  // without its lines
+  uint64_t lines = 0;
   bool visible = false;
   int64_t due_time_us = 0;
   std::vector<int> tasks;  // TaskState, as in the plan's steps
@@ -70,6 +82,7 @@ struct OrderFacts {
 struct StepFacts {
   Outcome outcome = Outcome::OUTCOME_UNSPECIFIED;
   Outcome undo = Outcome::OUTCOME_UNSPECIFIED;
+  uint64_t lines = 0;  // of what it was asked for; 0: its row has none
   bool held() const { return outcome == Outcome::OUTCOME_DONE && undo != Outcome::OUTCOME_DONE; }
   // A person may still answer it, and then it is held.
   bool awaited() const {
@@ -124,12 +137,16 @@ class Auditor {
   absl::Status Notices();
   absl::Status Views();
   void CheckUndone(const std::string& key, const StepRecord& step, bool lives);
-  void KeepStep(const std::string& context, const std::string& key, const StepRecord& step);
+  // `lines`: of a row that has them.
+  void KeepStep(const std::string& context, const std::string& key, const StepRecord& step,
+                const Lines* lines = nullptr);
   void CheckOrder(const std::string& id, const OrderFacts& facts);
   void CheckSteps(const std::string& subject, const std::string& id, const OrderFacts& facts,
                   const flow::Plan& plan);
   void CheckRecords(const std::string& subject, const std::string& id, const OrderFacts& facts,
                     const flow::Plan& plan);
+  void CheckLines(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                  const flow::Plan& plan);
   void CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
                   const flow::Plan& plan);
   void CheckOrphans();
@@ -146,9 +163,10 @@ class Auditor {
   absl::flat_hash_map<std::string, std::vector<int>> acceptances_, deliveries_,
       carts_;  // states by order
   absl::flat_hash_map<std::string, std::vector<std::pair<int, std::string>>>
-      assignments_;                                                // state and agency, by order
-  absl::flat_hash_set<std::string> received_, picked_up_;          // orders
-  absl::flat_hash_map<std::string, view::v1::OrderView> views_;    // without what is long
+      assignments_;                                              // state and agency, by order
+  absl::flat_hash_set<std::string> received_, picked_up_;        // orders
+  absl::flat_hash_map<std::string, view::v1::OrderView> views_;  // without what is long
+  absl::flat_hash_map<std::string, uint64_t> view_lines_;
   absl::flat_hash_map<std::string, int> notices_, notices_shown_;  // how many, by order
 };
 
@@ -164,6 +182,7 @@ absl::Status Auditor::ReadOrders() {
       order::kOrders, [&](const std::string& key, const OrderRecord& record) {
         OrderFacts& facts = orders_[key];
         facts.order = record.order();
+        facts.lines = LinesPrint(record.order().lines());
         facts.order.clear_lines();
         facts.visible = record.visible();
         facts.due_time_us = record.due_time_us();
@@ -197,9 +216,10 @@ void Auditor::CheckUndone(const std::string& key, const StepRecord& step, bool l
     Violate(1, key, "was taken back, and its row does not say so");
 }
 
-void Auditor::KeepStep(const std::string& context, const std::string& key, const StepRecord& step) {
+void Auditor::KeepStep(const std::string& context, const std::string& key, const StepRecord& step,
+                       const Lines* lines) {
   ++report_.step_count;
-  steps_[context][key] = {step.outcome(), step.undo()};
+  steps_[context][key] = {step.outcome(), step.undo(), lines == nullptr ? 0 : LinesPrint(*lines)};
 }
 
 absl::Status Auditor::Payments() {
@@ -277,7 +297,7 @@ absl::Status Auditor::Catalog() {
   absl::Status status = reader.Scan<catalog::v1::Reservation>(
       catalog::kReservations,
       [&](const std::string& key, const catalog::v1::Reservation& reservation) {
-        KeepStep("catalog", key, reservation.step());
+        KeepStep("catalog", key, reservation.step(), &reservation.lines());
         CheckUndone(key, reservation.step(),
                     reservation.state() == catalog::v1::Reservation::STATE_HELD);
         if (reservation.state() != catalog::v1::Reservation::STATE_HELD) return;
@@ -305,7 +325,7 @@ absl::Status Auditor::Store() {
   Reader reader = Open("store");
   return reader.Scan<store::v1::Acceptance>(
       store::kAcceptances, [&](const std::string& key, const store::v1::Acceptance& acceptance) {
-        KeepStep("store", key, acceptance.step());
+        KeepStep("store", key, acceptance.step(), &acceptance.lines());
         acceptances_[acceptance.order_id()].push_back(acceptance.state());
         CheckUndone(key, acceptance.step(),
                     acceptance.state() != store::v1::Acceptance::STATE_CANCELLED &&
@@ -318,7 +338,7 @@ absl::Status Auditor::Deliveries() {
   Reader reader = Open("delivery");
   return reader.Scan<delivery::v1::Delivery>(
       delivery::kDeliveries, [&](const std::string& key, const delivery::v1::Delivery& delivery) {
-        KeepStep("delivery", key, delivery.step());
+        KeepStep("delivery", key, delivery.step(), &delivery.lines());
         deliveries_[delivery.order_id()].push_back(delivery.state());
         if (delivery.receipt_step().outcome() == Outcome::OUTCOME_DONE)
           received_.insert(delivery.order_id());
@@ -345,7 +365,7 @@ absl::Status Auditor::Carts() {
   Reader reader = Open("cart");
   return reader.Scan<cart::v1::Cart>(
       cart::kCarts, [&](const std::string& key, const cart::v1::Cart& cart) {
-        KeepStep("cart", key, cart.step());
+        KeepStep("cart", key, cart.step(), &cart.lines());
         carts_[cart.order_id()].push_back(cart.state());
         const bool emptied = cart.state() == cart::v1::Cart::STATE_CANCELLED;
         if (emptied != (cart.step().undo() == Outcome::OUTCOME_DONE)) {
@@ -363,7 +383,7 @@ absl::Status Auditor::Assignments() {
   absl::flat_hash_map<std::string, int64_t> assigned;  // by dealer
   absl::Status status = reader.Scan<Assignment>(
       assignment::kAssignments, [&](const std::string& key, const Assignment& assignment) {
-        KeepStep("assignment", key, assignment.step());
+        KeepStep("assignment", key, assignment.step(), &assignment.lines());
         if (assignment.has_assign_time())
           assignments_[assignment.order_id()].emplace_back(assignment.state(),
                                                            assignment.agency_name());
@@ -414,6 +434,14 @@ absl::Status Auditor::Views() {
         ++report_.view_count;
         view::v1::OrderView& kept = views_[key];
         kept = row;
+        view_lines_[key] = LinesPrint(row.lines());
+        int64_t events = 0;
+        for (const auto& [resource, version] : row.applied_versions()) events += version;
+        const auto shown = static_cast<int64_t>(row.timeline_size());
+        if (shown != std::min<int64_t>(events, view::kTimelineMax)) {
+          Violate(6, absl::StrCat("the view of order ", key),
+                  absl::StrCat("counts ", events, " events, and its timeline shows ", shown));
+        }
         kept.clear_lines();
         kept.clear_timeline();
         kept.clear_applied_versions();
@@ -433,6 +461,7 @@ void Auditor::CheckOrder(const std::string& id, const OrderFacts& facts) {
     return;
   }
   if (!facts.stable) return;
+  CheckLines(subject, id, facts, *plan);
   switch (facts.order.state()) {
     case Order::STATE_COMPLETED:
     case Order::STATE_CANCELLED:
@@ -516,6 +545,21 @@ void Auditor::CheckRecords(const std::string& subject, const std::string& id,
   }
 }
 
+// Whatever is done for an order is done for each of its lines.
+void Auditor::CheckLines(const std::string& subject, const std::string& id, const OrderFacts& facts,
+                         const flow::Plan& plan) {
+  for (const flow::PlanStep& step : plan.steps) {
+    const auto records = steps_.find(step.context);
+    if (records == steps_.end()) continue;
+    const auto found = records->second.find(absl::StrCat(id, "/", step.id));
+    if (found == records->second.end() || !(found->second.held() || found->second.awaited()))
+      continue;
+    if (found->second.lines != 0 && found->second.lines != facts.lines)
+      Violate(2, subject,
+              absl::StrCat("has other lines than ", step.context, "'s step \"", step.id, "\""));
+  }
+}
+
 void Auditor::CheckMoney(const std::string& subject, const std::string& id, const OrderFacts& facts,
                          const flow::Plan& plan) {
   const bool pays =
@@ -596,6 +640,7 @@ void Auditor::CheckViews() {
     differs("storefront", row.storefront(), order.storefront());
     differs("customer", row.customer_id(), order.customer_id());
     differs("customer's name", row.customer_name(), order.customer_name());
+    if (view_lines_[id] != facts.lines) Violate(6, subject, "shows other lines than were ordered");
     differs("total", row.total().minor_units(), order.total().minor_units());
     if (order.has_cancel_time()) differs("cancelled", row.cancelled(), true);
     // The other contexts were read while the order stood still, but a courier may have moved on

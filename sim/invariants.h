@@ -9,14 +9,16 @@
 //   acceptance, shipment, cart or dealer; and nobody can still answer a step of it (pay what was
 //   awaited); nor has the buyer what a cancelled order took back, where `place` waits for that.
 //   2. A COMPLETED order holds what its flow says: each step of `place` done once and not undone;
-//   its cart is paid, its receipt or pick-up confirmed, and whoever was to be told was told.
+//   its cart is paid, its receipt or pick-up confirmed, and whoever was to be told was told. What
+//   is done for an order is done for each of its lines.
 //   3. The ledger sums to zero, per currency and per transaction; a payment has the entries of its
 //   state and no others; what an order's payments hold is its price or nothing.
 //   4. A product's reserved_count is what live reservations hold, and available_count is not
 //   negative; a dealer's assigned_count is what is assigned, and no more than its capacity.
 //   5. Nothing is held for an order that does not exist; an order that has not ended has a time at
 //   which it goes on, not long past.
-//   6. A view row equals its sources; refused orders that nobody may see have none.
+//   6. A view row equals its sources, and its timeline has each event that it counts; refused
+//   orders that nobody may see have none.
 //
 // Orders are read before and after all else, and only those that did not change in between are
 // compared across contexts: so the rows may be those of a shop that goes on meanwhile.

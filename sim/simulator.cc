@@ -16,9 +16,11 @@
 #include "flow/storefront.h"
 #include "flow/turn_run.h"
 #include "gaekju/assignment/v1/assignment_service.pb.h"
+#include "gaekju/catalog/v1/catalog_events.pb.h"
 #include "gaekju/catalog/v1/catalog_service.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
 #include "gaekju/notification/v1/notification.pb.h"
+#include "gaekju/notification/v1/notification_events.pb.h"
 #include "gaekju/order/v1/order.pb.h"
 #include "gaekju/order/v1/order_service.pb.h"
 #include "gaekju/payment/v1/payment_service.pb.h"
@@ -223,8 +225,10 @@ struct Buyer {
   int tries = 0;
   bool settled = false;
   std::string order_id;  // once it is acknowledged
-  int cancels_left = 0;
+  int cancel_count = 0;  // that are planned
+  int cancel_tries = 0;
   bool cancel_acknowledged = false;
+  bool cancel_unanswered = false;  // was told to try again, and has given up
 };
 
 class Rows;
@@ -286,6 +290,7 @@ class Simulation {
   void Setup(const std::string& context, const Message& request);
   void MakeGoods();
   void PlanOrders();
+  void PlanGoods();
   void PlanFaults();
 
   // --- contexts
@@ -306,7 +311,7 @@ class Simulation {
   void MakeCall(Node& node, flow::Call call);
   void PlanPoll(Node& node);
   void Poll(Node& node);
-  void Look(Node& node, const Turn& turn);
+  void Look(Node& node, Turn& turn);
 
   // --- calls
   void Rpc(const std::string& method, std::string payload, const std::string& tag,
@@ -348,12 +353,15 @@ class Simulation {
   // --- people
   void Place(Buyer& buyer);
   void Cancel(Buyer& buyer, bool is_stranger);
+  bool TryAgainAtRest();
+  void ChangePrice(const std::string& product_id, int64_t minor_units);
   void People(const Node& node, const flow::Table& table, const std::string& key,
               const Message& row);
   void Act(const std::string& who, const std::string& method, const Message& request,
            int64_t delay_us, int tries_left = kBuyerTriesMax);
 
   // --- properties
+  void RunToRest();
   std::vector<std::string> Unsettled();
   void CheckEnd();
 
@@ -392,9 +400,15 @@ class Simulation {
   int64_t resends_ = 0;
 
   std::vector<std::unique_ptr<Buyer>> buyers_;
-  std::map<std::string, int64_t> stock_;                      // of each product, when it was made
+  // Of each product: what there was when it was made, and what has come and gone by hand since.
+  std::map<std::string, int64_t> stock_;
   std::map<std::string, std::vector<std::string>> products_;  // by storefront
   absl::flat_hash_set<std::string> seen_;                     // what people have noticed
+  // The events that a view has to show: by order, the last version of each "<source>/<resource>".
+  std::map<std::string, std::map<std::string, int64_t>> told_;
+  absl::flat_hash_set<std::string> shown_types_;
+  std::map<std::string, std::set<int>> said_no_;  // which of an order's cancels somebody refused
+  bool at_rest_ = false;  // the house is whole, and nobody may be told to try again
 };
 
 // ---------------------------------------------------------------- chance
@@ -496,6 +510,11 @@ void Simulation::MakeContexts() {
       node->db = databases_[context].get();
       nodes_.push_back(std::move(node));
     }
+  }
+  for (const auto& handler : view::ViewContext().events) {
+    // A notice is shown once, whatever came before it.
+    if (handler->name() != notification::v1::NoticeSent::descriptor()->full_name())
+      shown_types_.insert(handler->name());
   }
   for (auto& node : nodes_) StartNode(*node);
 }
@@ -614,7 +633,7 @@ void Simulation::PlanOrders() {
       request.mutable_delivery_location()->set_longitude(
           127 + static_cast<double>(dice_.Between("where", key, 0, 20)) / 10);
     }
-    buyer.cancels_left =
+    buyer.cancel_count =
         dice_.Chance("cancels", key, 0.45) ? (dice_.Chance("twice", key, 0.3) ? 2 : 1) : 0;
     outcome_.orders.push_back(i);
     ++outcome_.order_count;
@@ -623,6 +642,48 @@ void Simulation::PlanOrders() {
     At(start, [this, &buyer] { Place(buyer); });
   }
   last_act_us_ = horizon_us_;
+  PlanGoods();
+}
+
+// What the sellers do meanwhile.
+void Simulation::PlanGoods() {
+  const bool has_changes = dice_.Chance("changes", 0, 0.5);
+  if (!has_changes) return;
+  for (const auto& [product_id, made] : stock_) {
+    const uint64_t key = HashOf(product_id);
+    for (int64_t i = dice_.Between("deliveries", key, 0, 2); i > 0; --i) {
+      catalog::v1::AdjustStockRequest change;
+      change.set_product_id(product_id);
+      change.set_request_id(absl::StrCat("change-", i));
+      const int64_t count = dice_.Spread("came", key, 1, 20);
+      change.set_delta_count(dice_.Chance("taken", key, 0.3) ? -count : count);
+      Act(absl::StrCat("the seller of ", product_id),
+          "gaekju.catalog.v1.CatalogService.AdjustStock", change,
+          dice_.Between("comes", key, 0, horizon_us_ - kStart_us));
+    }
+    for (int64_t i = dice_.Between("prices", key, 0, 2); i > 0; --i) {
+      const int64_t minor_units = dice_.Between("price", Mix(key, 7), 1, 50) * 100;
+      At(dice_.Between("dearer", key, 0, horizon_us_ - kStart_us),
+         [this, product_id = product_id, minor_units] { ChangePrice(product_id, minor_units); });
+    }
+  }
+}
+
+// By hand, in the catalog's table: no request changes a price.
+void Simulation::ChangePrice(const std::string& product_id, int64_t minor_units) {
+  constexpr int kHand = -1;  // an owner of locks that is no node
+  Database& db = *databases_[ContextIndex("catalog")];
+  const std::vector<RowKey> keys = {{&catalog::kProducts, product_id}};
+  if (!db.Lock(keys, kHand)) {
+    return At(kMillisecond, [=, this] { ChangePrice(product_id, minor_units); });
+  }
+  Turn turn(now_us_);
+  db.Load(keys, &turn);
+  auto& product = turn.Edit<catalog::v1::Product>(catalog::kProducts, product_id);
+  product.mutable_unit_price()->set_minor_units(minor_units);
+  GK_CHECK(db.Commit(turn, db.NewIncarnation(), {}).ok());
+  db.Unlock(kHand);
+  Tell(product_id, " costs ", minor_units, " from now on");
 }
 
 void Simulation::PlanFaults() {
@@ -896,7 +957,19 @@ bool Simulation::WriteTurn(Node& node) {
 }
 
 // What holds in every state, and what people see.
-void Simulation::Look(Node& node, const Turn& turn) {
+void Simulation::Look(Node& node, Turn& turn) {
+  for (const flow::Envelope& envelope : turn.envelopes()) {
+    if (envelope.kind != flow::Envelope::Kind::kEvent) continue;
+    if (envelope.type == catalog::v1::StockAdjusted::descriptor()->full_name()) {
+      catalog::v1::StockAdjusted adjusted;
+      GK_CHECK(adjusted.ParseFromString(envelope.payload));
+      stock_[adjusted.product().product_id()] += adjusted.delta_count();
+    }
+    if (envelope.order_id.empty() || !shown_types_.contains(envelope.type)) continue;
+    int64_t& version =
+        told_[envelope.order_id][absl::StrCat(node.rules->name, "/", envelope.resource)];
+    version = std::max(version, envelope.version);
+  }
   std::map<std::string, int64_t> sums;
   for (const RowKey& key : turn.order()) {
     const Turn::Row& row = turn.row(key);
@@ -908,6 +981,10 @@ void Simulation::Look(Node& node, const Turn& turn) {
       const auto& record = static_cast<const OrderRecord&>(*row.body);
       const flow::Plan* plan =
           shops_.Find(record.order().storefront(), record.order().storefront_revision());
+      google::rpc::Status refusal;
+      if (refusal.ParseFromString(record.saga().cancel_refusal()) && refusal.code() != 0 &&
+          refusal.code() != google::rpc::UNAVAILABLE)
+        said_no_[key.key].insert(record.saga().cancel_round());
       const std::string wrong = plan == nullptr ? "" : flow::BrokenSagaRule(*plan, record);
       if (!wrong.empty())
         Violate(absl::StrCat("order ", key.key, " (", Order::State_Name(record.order().state()),
@@ -1613,7 +1690,13 @@ void Simulation::Place(Buyer& buyer) {
         if (result.status.code() == google::rpc::UNAVAILABLE ||
             result.status.code() == google::rpc::ABORTED) {
           Tell(buyer.name, ": the buyer is told: ", result.status.message());
-          if (buyer.tries >= kBuyerTriesMax) return;
+          if (buyer.tries % kBuyerTriesMax == 0) {
+            if (at_rest_)
+              Violate(absl::StrCat(
+                  buyer.name,
+                  " tries again when the house is whole, and is told: ", result.status.message()));
+            return;
+          }
           const int64_t wait_us = dice_.Spread("again", key, 100 * kMillisecond, 30 * kSecond);
           last_act_us_ = std::max(last_act_us_, now_us_ + wait_us + 10 * kSecond);
           At(wait_us, [this, &buyer] { Place(buyer); });
@@ -1633,9 +1716,14 @@ void Simulation::Place(Buyer& buyer) {
         if (record == nullptr)
           return Violate(
               absl::StrCat("order ", buyer.order_id, " was acknowledged, and does not exist"));
-        for (int i = 0; i < buyer.cancels_left; ++i) {
-          // At once, soon, or long after everything is done.
-          const int64_t wait_us = dice_.Spread("cancel", key, kMillisecond, 30 * kMinute);
+        int64_t wait_us = 0;
+        for (int i = 0; i < buyer.cancel_count; ++i) {
+          // At once, soon, or long after everything is done; some press twice.
+          if (i > 0 && dice_.Chance("presses twice", key, 0.5)) {
+            wait_us += dice_.Between("presses", key, 0, 50 * kMillisecond);
+          } else {
+            wait_us = dice_.Spread("cancel", key, kMillisecond, 30 * kMinute);
+          }
           last_act_us_ = std::max(last_act_us_, now_us_ + wait_us + 10 * kSecond);
           At(wait_us, [this, &buyer] { Cancel(buyer, false); });
         }
@@ -1652,6 +1740,7 @@ void Simulation::Cancel(Buyer& buyer, bool is_stranger) {
   request.set_order_id(buyer.order_id);
   request.set_customer_id(is_stranger ? "somebody-else" : buyer.request.customer_id());
   Tell(buyer.name, is_stranger ? ": a stranger cancels" : ": the buyer cancels");
+  if (!is_stranger) ++buyer.cancel_tries;
   Rpc("gaekju.order.v1.OrderService.CancelOrder", request.SerializeAsString(),
       absl::StrCat("CancelOrder ", buyer.name), "",
       dice_.Between("patience", key, kSecond, 10 * kSecond),
@@ -1661,8 +1750,15 @@ void Simulation::Cancel(Buyer& buyer, bool is_stranger) {
             Violate(absl::StrCat("a stranger cancelled ", buyer.order_id));
           return;
         }
-        if (result.status.code() == google::rpc::UNAVAILABLE && dice_.Chance("insist", key, 0.7) &&
-            buyer.cancels_left++ < 6) {
+        buyer.cancel_unanswered = result.status.code() == google::rpc::UNAVAILABLE;
+        // A person may be needed for that an earlier cancel is taken back.
+        if (at_rest_ && buyer.cancel_unanswered && buyer.cancel_tries >= kBuyerTriesMax &&
+            flow::ReasonOf(result.status) != "CANCEL_BUSY") {
+          Violate(absl::StrCat(buyer.name, " cancels again when the house is whole, and is told: ",
+                               result.status.message()));
+        }
+        if (buyer.cancel_unanswered && buyer.cancel_tries < kBuyerTriesMax &&
+            (at_rest_ || dice_.Chance("insist", key, 0.7))) {
           const int64_t wait_us = dice_.Spread("again", key, 100 * kMillisecond, 30 * kSecond);
           last_act_us_ = std::max(last_act_us_, now_us_ + wait_us + 10 * kSecond);
           At(wait_us, [this, &buyer] { Cancel(buyer, false); });
@@ -1672,6 +1768,25 @@ void Simulation::Cancel(Buyer& buyer, bool is_stranger) {
                                        : absl::StrCat("refused: ", flow::ReasonOf(result.status)));
         if (result.status.code() == 0) buyer.cancel_acknowledged = true;
       });
+}
+
+// Everything has come to rest: whoever was told to try again, and has given up, does so once more.
+bool Simulation::TryAgainAtRest() {
+  if (std::exchange(at_rest_, true)) return false;
+  // By then whatever was down is up again.
+  const int64_t whole_us = std::max<int64_t>(horizon_us_ + 3 * kMinute - now_us_, 0);
+  bool any = false;
+  for (auto& owned : buyers_) {
+    Buyer& buyer = *owned;
+    const bool cancels = buyer.cancel_unanswered && !buyer.order_id.empty();
+    if (buyer.settled && !cancels) continue;
+    any = true;
+    buyer.cancel_tries = 0;
+    const int64_t wait_us = whole_us + dice_.Between("at rest", HashOf(buyer.name), 0, kMinute);
+    last_act_us_ = std::max(last_act_us_, now_us_ + wait_us + 15 * kSecond);
+    At(wait_us, [this, &buyer] { buyer.settled ? Cancel(buyer, false) : Place(buyer); });
+  }
+  return any;
 }
 
 void Simulation::Act(const std::string& who, const std::string& method, const Message& request,
@@ -1900,22 +2015,55 @@ void Simulation::CheckEnd() {
                            Order::State_Name(it->second.state())));
   }
   int64_t notices = 0;
+  std::map<std::pair<std::string, int>, size_t> told_of_cancel;  // by order and step
   const auto& notification = *databases_[ContextIndex("notification")];
   for (const auto& [key, row] : notification.Rows(notification::kNotices)) {
     notification::v1::Notice notice;
     GK_CHECK(notice.ParseFromString(row.body));
-    if (notice.has_create_time()) ++notices;
+    if (!notice.has_create_time()) continue;
+    ++notices;
+    const size_t slash = key.find('/');
+    const auto order = by_id.find(key.substr(0, slash));
+    if (order == by_id.end()) continue;
+    const flow::Plan* plan =
+        shops_.Find(order->second.storefront(), order->second.storefront_revision());
+    const int step = plan->StepIndex(key.substr(slash + 1, key.find('.', slash) - slash - 1));
+    // What has to be taken back is asked anew, and all that comes with it.
+    const bool may_be_told_again = std::any_of(
+        plan->steps.begin() + plan->place_count, plan->steps.begin() + plan->flow_count(),
+        [step](const flow::PlanStep& other) {
+          return !other.undo_method.empty() &&
+                 std::find(other.after.begin(), other.after.end(), step) == other.after.end();
+        });
+    if (step >= plan->place_count && !may_be_told_again) ++told_of_cancel[{order->first, step}];
   }
   const auto logged = static_cast<int64_t>(notification.Rows(notification::kNoticeLog).size());
+  // A cancel that nobody said no to is one, however often it is asked: who was told is not told
+  // again.
+  for (const auto& [told, count] : told_of_cancel) {
+    if (count > 1 + said_no_[told.first].size())
+      Violate(absl::StrCat("of a cancel of ", told.first, ", somebody was told ", count, " times"));
+  }
+  for (const auto& [order_id, versions] : told_) {
+    const auto view =
+        databases_[ContextIndex("view")]->Find<view::v1::OrderView>(view::kOrderViews, order_id);
+    for (const auto& [resource, version] : versions) {
+      int64_t shown = 0;
+      if (view != nullptr) {
+        const auto applied = view->applied_versions().find(resource);
+        if (applied != view->applied_versions().end()) shown = applied->second;
+      }
+      if (shown != version) {
+        Violate(absl::StrCat("the view of order ", order_id, " knows ", shown, " events of ",
+                             resource, ", and there were ", version));
+      }
+    }
+  }
   if (logged != notices) Violate(absl::StrCat(logged, " notices were told, of ", notices));
 }
 
-Outcome Simulation::Run() {
-  Draw();
-  MakeContexts();
-  MakeGoods();
-  PlanOrders();
-  PlanFaults();
+// Until everything that was planned is done, and has come to rest.
+void Simulation::RunToRest() {
   int64_t check_at_us = 0, wait_us = 2 * kSecond;
   while (!stop_ && !events_.empty()) {
     // The earliest moves out of the queue before it acts.
@@ -1926,11 +2074,10 @@ Outcome Simulation::Run() {
       now_us_ = std::max(quiet_us, check_at_us);
       const std::vector<std::string> wrong = Unsettled();
       if (quiet_us == std::max(horizon_us_, last_act_us_)) {
-        if (wrong.empty()) break;
-        if (now_us_ > quiet_us + kSettleMax) {
+        if (!wrong.empty() && now_us_ > quiet_us + kSettleMax) {
           for (const std::string& text : wrong) Violate(text);
-          break;
         }
+        if (wrong.empty() || stop_) return events_.push(std::move(event));
       }
       check_at_us = now_us_ + wait_us;
       wait_us = std::min(wait_us * 2, 10 * kMinute);
@@ -1940,12 +2087,20 @@ Outcome Simulation::Run() {
     now_us_ = event.time_us;
     event.action();
   }
-  if (!stop_) {
-    if (events_.empty()) {
-      for (const std::string& text : Unsettled()) Violate(text);
-    }
-    CheckEnd();
-  }
+  if (stop_) return;
+  for (const std::string& text : Unsettled()) Violate(text);
+}
+
+Outcome Simulation::Run() {
+  Draw();
+  MakeContexts();
+  MakeGoods();
+  PlanOrders();
+  PlanFaults();
+  do {
+    RunToRest();
+  } while (!stop_ && TryAgainAtRest());
+  if (!stop_) CheckEnd();
   outcome_.virtual_us = now_us_ - kStart_us;
   return std::move(outcome_);
 }

@@ -8,6 +8,8 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "services/catalog/catalog.h"
+#include "services/order/order.h"
+#include "services/view/view.h"
 #include "sim/database.h"
 #include "sim/dice.h"
 #include "sim/invariants.h"
@@ -191,7 +193,7 @@ class WrittenRows : public RowSource {
  public:
   std::map<const flow::Table*, std::map<std::string, const google::protobuf::Message*>> rows;
   bool Has(const std::string& context) const override {
-    return context == "order" || context == "catalog";
+    return context == "order" || context == "catalog" || context == "view";
   }
   absl::Status Scan(const std::string&, const flow::Table& table,
                     const std::function<void(const std::string&, const google::protobuf::Message&)>&
@@ -211,6 +213,56 @@ TEST(Invariants, StockThatNobodyReservedIsFound) {
   ASSERT_TRUE(report.ok()) << report.status();
   ASSERT_EQ(report->violations.size(), 2u);
   EXPECT_THAT(report->violations[0].text, HasSubstr("product p1"));
+}
+
+TEST(Invariants, ALineThatAStepWasNotAskedForIsFound) {
+  const flow::Plan& plan = *AllShops().all().back().plans[0];
+  ASSERT_EQ(plan.steps[0].method, "gaekju.catalog.v1.CatalogService.Reserve");
+  order::v1::OrderRecord record;
+  record.set_due_time_us(1);
+  record.mutable_order()->set_state(order::v1::Order::STATE_PLACED);
+  catalog::v1::Reservation reservation;
+  reservation.set_state(catalog::v1::Reservation::STATE_HELD);
+  reservation.mutable_step()->set_outcome(flow::v1::OUTCOME_DONE);
+  catalog::v1::Product products[2];
+  WrittenRows rows;
+  rows.rows[&order::kOrders]["o1"] = &record;
+  rows.rows[&catalog::kReservations]["o1/" + plan.steps[0].id] = &reservation;
+  for (int i = 0; i < 2; ++i) {
+    const std::string id = i == 0 ? "p1" : "p2";
+    record.mutable_order()->add_lines()->set_product_id(id);
+    record.mutable_order()->mutable_lines(i)->set_quantity(i + 1);
+    *reservation.add_lines() = record.order().lines(i);
+    products[i].set_reserved_count(i + 1);
+    rows.rows[&catalog::kProducts][id] = &products[i];
+  }
+  InvariantOptions options;
+  options.plan = [&](const std::string&) { return &plan; };
+  auto report = CheckInvariants(&rows, options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(report->violations, IsEmpty()) << report->violations[0].text;
+  reservation.mutable_lines()->RemoveLast();
+  products[1].set_reserved_count(0);
+  report = CheckInvariants(&rows, options);
+  ASSERT_TRUE(report.ok()) << report.status();
+  ASSERT_EQ(report->violations.size(), 1u);
+  EXPECT_THAT(report->violations[0].text, HasSubstr("other lines"));
+}
+
+TEST(Invariants, AnEventThatAViewPassedOverIsFound) {
+  view::v1::OrderView view;
+  view.add_timeline();
+  view.add_timeline();
+  (*view.mutable_applied_versions())["order/orders/o1"] = 3;
+  WrittenRows rows;
+  rows.rows[&view::kOrderViews]["o1"] = &view;
+  auto report = CheckInvariants(&rows, {});
+  ASSERT_TRUE(report.ok()) << report.status();
+  ASSERT_EQ(report->violations.size(), 1u);
+  EXPECT_THAT(report->violations[0].text, HasSubstr("counts 3 events, and its timeline shows 2"));
+  view.add_timeline();
+  report = CheckInvariants(&rows, {});
+  EXPECT_THAT(report->violations, IsEmpty());
 }
 
 }  // namespace

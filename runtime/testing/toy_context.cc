@@ -29,7 +29,12 @@ void AddTo(const std::string& customer, int64_t amount, const std::string& order
   turn.Emit(kToyCounters, customer, event, order_id);
 }
 
-flow::Answer Capture(const CaptureRequest& request, const flow::Caller&, flow::Turn& turn) {
+std::string MarkOf(const CaptureRequest& request, const flow::Caller& caller) {
+  if (request.payment_method() == "new") return caller.request_uuid;
+  return flow::StepKey(request.order_id(), request.step_id());
+}
+
+flow::Answer Capture(const CaptureRequest& request, const flow::Caller& caller, flow::Turn& turn) {
   absl::string_view how = request.payment_method();
   if (how == "refuse")
     return flow::Refuse(google::rpc::FAILED_PRECONDITION, "toy", "REFUSED", "refused");
@@ -42,7 +47,7 @@ flow::Answer Capture(const CaptureRequest& request, const flow::Caller&, flow::T
       return answer;
     }
   }
-  const std::string mark = flow::StepKey(request.order_id(), request.step_id());
+  const std::string mark = MarkOf(request, caller);
   if (turn.Find<Payment>(kToyMarks, mark) == nullptr) {
     turn.Edit<Payment>(kToyMarks, mark).set_order_id(request.order_id());
     AddTo(request.customer_id(), request.amount().minor_units(), request.order_id(), turn);
@@ -95,8 +100,9 @@ flow::Context ToyContext() {
         return flow::MakeStatus(google::rpc::INVALID_ARGUMENT, "toy", "NO_ORDER",
                                 "order_id is empty", "order_id");
       },
-      [](const CaptureRequest& request, const flow::Caller&, std::vector<flow::RowKey>* keys) {
-        keys->push_back({&kToyMarks, flow::StepKey(request.order_id(), request.step_id())});
+      [](const CaptureRequest& request, const flow::Caller& caller,
+         std::vector<flow::RowKey>* keys) {
+        keys->push_back({&kToyMarks, MarkOf(request, caller)});
         keys->push_back({&kToyCounters, request.customer_id()});
       },
       Capture));

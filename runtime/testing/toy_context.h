@@ -5,6 +5,7 @@
 //   "wait:K"     waits for K            "resolve:K"  resolves K
 //   "pending"    answers pending        "refuse"     refuses FAILED_PRECONDITION
 //   "look:C"     needs the counter C, which it announces only by kRetry
+//   "new"        counts once per request_uuid instead
 //   "due:T"      sets the counter's timer to T seconds since 1970; when it is due, the counter
 //   grows by 1000 "call"       calls another context; the result adds 1 to the counter "results"
 //   "resend"     asks for events again

@@ -1,8 +1,8 @@
 #include "services/testing/turn_harness.h"
 
 #include <algorithm>
+#include <numeric>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -15,6 +15,7 @@ namespace {
 using flow::Answer;
 using flow::RowKey;
 using flow::Turn;
+using flow::TurnItem;
 using google::protobuf::DescriptorPool;
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
@@ -99,7 +100,8 @@ std::string ColumnText(const Message& message, absl::string_view path) {
   }
 }
 
-TurnHarness::TurnHarness(const flow::Context& context) : context_(context) {
+TurnHarness::TurnHarness(const flow::Context& context)
+    : context_(context), runner_(context, kItemRetriesMax) {
   for (const flow::Table* table : context.tables) tables_[table];
 }
 
@@ -122,22 +124,18 @@ std::vector<Answer> TurnHarness::CallTogether(const std::vector<const Message*>&
 }
 
 Answer TurnHarness::Deliver(const Message& event, const flow::EventInfo& info) {
-  for (const auto& handler : context_.events) {
-    if (handler->request().GetDescriptor() != event.GetDescriptor()) continue;
-    flow::Caller caller;
-    caller.event = info;
-    return RunTurn({{handler.get(), &event, std::move(caller)}})[0];
-  }
-  GK_CHECK(false) << context_.name << " has no handler for " << event.GetTypeName();
-  return {};
+  const flow::Handler* handler = runner_.FindEvent(event.GetTypeName());
+  GK_CHECK(handler != nullptr) << context_.name << " has no handler for " << event.GetTypeName();
+  flow::Caller caller;
+  caller.event = info;
+  return RunTurn({{handler, &event, std::move(caller)}})[0];
 }
 
 void TurnHarness::Result(const flow::StepResult& result) {
-  std::vector<RowKey> keys;
-  context_.result_keys(result, &keys);
-  auto turn = Load(keys);
-  context_.on_result(result, *turn);
-  Store(*turn);
+  auto item = std::make_unique<TurnItem>();
+  item->kind = TurnItem::Kind::kResult;
+  item->result = result;
+  RunAlone(std::move(item));
 }
 
 int TurnHarness::RunTimer() {
@@ -150,67 +148,80 @@ int TurnHarness::RunTimer() {
     if (time_us > 0 && time_us <= now_us) due.push_back(key);
   }
   for (const std::string& key : due) {
-    std::vector<RowKey> keys;
-    timer.keys(key, &keys);
-    auto turn = Load(keys);
-    timer.due(key, *turn);
-    Store(*turn);
+    auto item = std::make_unique<TurnItem>();
+    item->kind = TurnItem::Kind::kTimer;
+    item->timer_key = key;
+    RunAlone(std::move(item));
   }
   return static_cast<int>(due.size());
 }
 
 std::vector<Answer> TurnHarness::RunTurn(const std::vector<Item>& items) {
   std::vector<Answer> answers(items.size());
-  std::vector<std::vector<RowKey>> more_keys(items.size());
-  std::vector<size_t> waiting;
+  TurnItems waiting;
+  std::vector<size_t> places;  // of those who wait, among the items
   for (size_t i = 0; i < items.size(); ++i) {
     answers[i].status = items[i].handler->Validate(*items[i].request);
-    if (answers[i].status.code() == 0) {
-      waiting.push_back(i);
-    } else {
+    if (answers[i].status.code() != 0) {
       answers[i].kind = Answer::Kind::kRefused;
+      continue;
     }
+    auto item = std::make_unique<TurnItem>();
+    item->handler = items[i].handler;
+    item->message.reset(items[i].request->New());
+    item->message->CopyFrom(*items[i].request);
+    item->caller = items[i].caller;
+    waiting.push_back(std::move(item));
+    places.push_back(i);
   }
   written_count_ = 0;
-  for (int round = 0; !waiting.empty(); ++round) {
-    GK_CHECK(round < 10) << "a handler asks for rows for ever";
-    std::vector<RowKey> keys;
-    for (size_t i : waiting) {
-      items[i].handler->Keys(*items[i].request, items[i].caller, &keys);
-      keys.insert(keys.end(), more_keys[i].begin(), more_keys[i].end());
-    }
-    auto turn = Load(keys);
-    std::vector<size_t> again;
-    for (size_t i : waiting) {
-      const size_t sent_count = turn->envelopes().size();
-      turn->set_traceparent(items[i].caller.traceparent);
-      answers[i] = items[i].handler->Handle(*items[i].request, items[i].caller, *turn);
-      if (answers[i].kind == Answer::Kind::kRefused || answers[i].kind == Answer::Kind::kRetry) {
-        GK_CHECK(turn->envelopes().size() == sent_count)
-            << items[i].handler->name() << " refused, and sent";
-      }
-      if (answers[i].kind == Answer::Kind::kRetry) {
-        GK_CHECK(!answers[i].more_keys.empty()) << items[i].handler->name() << " asks for no rows";
-        if (waiting.size() == 1) {
-          for (const RowKey& key : turn->order()) {
-            GK_CHECK(!turn->row(key).dirty) << items[i].handler->name() << " retries, and wrote";
-          }
-        }
-        for (const RowKey& key : answers[i].more_keys) more_keys[i].push_back(key);
-        again.push_back(i);
-        ++retry_count_;
-      }
-    }
-    Store(*turn);
-    waiting = std::move(again);
-  }
+  Run(waiting);
+  for (size_t i = 0; i < waiting.size(); ++i) answers[places[i]] = std::move(waiting[i]->answer);
   return answers;
+}
+
+void TurnHarness::RunAlone(std::unique_ptr<TurnItem> item) {
+  TurnItems items;
+  items.push_back(std::move(item));
+  Run(items);
+}
+
+void TurnHarness::Run(TurnItems& items) {
+  std::vector<size_t> places(items.size());
+  std::iota(places.begin(), places.end(), 0);
+  while (!places.empty()) {
+    TurnItems round;
+    for (size_t i : places) round.push_back(std::move(items[i]));
+    auto turn = Load(runner_.Keys(round));
+    std::vector<size_t> again;
+    for (size_t i = 0; i < round.size(); ++i) {
+      const size_t sent_count = turn->envelopes().size();
+      TurnItem& item = *round[i];
+      runner_.Handle(item, *turn);
+      const bool retries = item.answer.kind == Answer::Kind::kRetry;
+      if (retries || item.answer.kind == Answer::Kind::kRefused) {
+        GK_CHECK(turn->envelopes().size() == sent_count)
+            << item.handler->name() << " refused, and sent";
+      }
+      if (!retries) continue;
+      GK_CHECK(!item.answer.more_keys.empty()) << item.handler->name() << " asks for no rows";
+      if (round.size() == 1) {
+        for (const RowKey& key : turn->order()) {
+          GK_CHECK(!turn->row(key).dirty) << item.handler->name() << " retries, and wrote";
+        }
+      }
+      again.push_back(places[i]);
+      ++retry_count_;
+    }
+    for (size_t i = 0; i < round.size(); ++i) items[places[i]] = std::move(round[i]);
+    Store(*turn);
+    places = std::move(again);
+  }
 }
 
 std::unique_ptr<Turn> TurnHarness::Load(const std::vector<RowKey>& keys) const {
   auto turn = std::make_unique<Turn>(now_us);
   for (const RowKey& key : keys) {
-    if (turn->HasRow(key)) continue;
     const auto& rows = Rows(*key.table);
     auto it = rows.find(key.key);
     if (it == rows.end()) {

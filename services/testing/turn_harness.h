@@ -1,6 +1,6 @@
 // turn_harness.h: runs a context's handlers over rows in memory, each request in a turn of its own,
-// as the shell runs them: validate, keys, load, handle, store. Keeps what a turn sends. For tests
-// of deciders, and for simulators.
+// as the shell runs them (flow/turn_run.h), whatever has to be asked again at once. Keeps what a
+// turn sends. For tests of deciders.
 //
 //   TurnHarness payment(PaymentContext());
 //   flow::Answer answer = payment.Call(capture);       // the RPC is found by its request's type
@@ -23,6 +23,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "flow/turn.h"
+#include "flow/turn_run.h"
 
 namespace gaekju::testing {
 
@@ -95,10 +96,17 @@ class TurnHarness {
   int64_t retry_count() const { return retry_count_; }
 
  private:
+  using TurnItems = std::vector<std::unique_ptr<flow::TurnItem>>;
+  static constexpr int kItemRetriesMax = 8;  // as the shell's
+
+  void RunAlone(std::unique_ptr<flow::TurnItem> item);
+  // In one turn, and those that want more rows in further ones, until all have answered.
+  void Run(TurnItems& items);
   std::unique_ptr<flow::Turn> Load(const std::vector<flow::RowKey>& keys) const;
   void Store(flow::Turn& turn);
 
   const flow::Context& context_;
+  const flow::TurnRunner runner_;
   absl::flat_hash_map<const flow::Table*, std::map<std::string, StoredRow>> tables_;
   std::vector<flow::Envelope> envelopes_;
   std::vector<flow::Call> calls_;

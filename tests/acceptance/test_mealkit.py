@@ -697,10 +697,21 @@ def test_MK_13_marketing_is_slow_so_cancels_fail_fast_orders_go_on_and_it_heals(
     for order in [*early, *later]:
         mealkit.delete(f"/orders/{order['id']}").ok()
     for order in orders:
-        taken_back(mealkit, order, seller=CANCELLED if order in refused_at_once else None)
+        taken_back(mealkit, order)
     eventually(lambda: mealkit.stock(product) == 1000 - len(placing), "the stock is back, but for what was kept")
     for _, order in placing:
         delivering(mealkit, order, qty=1, total=PRICE)
+
+
+def test_MK_13_a_seller_who_was_told_late_is_not_told_again(mealkit):
+    order = mealkit.quick(mealkit.product(qty=10))
+    delivering(mealkit, order)
+    with slow_marketing(mealkit.house):
+        mealkit.delete(f"/orders/{order['id']}").refused(503, "STEP_UNREACHABLE", words="잠시 후")
+        eventually(lambda: mealkit.notices(order["id"], "seller") == ["CANCEL_REQUESTED"], "the seller is told all the same")
+    assert mealkit.get(f"/orders/{order['id']}").ok()["status"] == "배송시작"
+    mealkit.insist(order["id"])
+    taken_back(mealkit, order)
 
 
 # ---------------------------------------------------------------- MK-14: the seller's page
@@ -1183,10 +1194,7 @@ def test_MK_06_with_a_process_killed_while_a_cancel_is_under_way(mealkit, contex
     with mealkit.house.killed(context):
         call = Call(lambda: mealkit.insist(order["id"]))
     call.result()
-    taken_back(mealkit, order, seller=None)
-    # A cancel whose answer was lost is asked for again, and the seller is told of that one too.
-    eventually(lambda: mealkit.notices(order["id"], "seller").count("DELIVERY_CANCELLED") == 1, "the seller knows")
-    assert 1 <= mealkit.notices(order["id"], "seller").count("CANCEL_REQUESTED") <= 2
+    taken_back(mealkit, order)
     mealkit.until_told(order, "buyer", [*PLACED, "DELIVERY_CANCELLED"])
     assert mealkit.stock(product) == 100
     assert mealkit.core.event_names(order["correlationId"]).count("PaymentRefunded") == 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Shows that `gaekju check` and the simulator notice every seeded defect of flow/mutants.inc.
+"""Shows that `gaekju check`, the simulator or a test of the shell notices every seeded defect of flow/mutants.inc.
 
     tests/mutants/run.py                     # all; ends with 'N of N killed'
     tests/mutants/run.py --only refund_of_zero [--only ...]
@@ -8,7 +8,8 @@
 
 Each defect first meets the checker, on the five shops and on those of tests/mutants/storefronts, the smallest first; one that it
 proves all the same then meets the simulator, with all five shops together. Without a defect, all of them are proved and no seed is
-violated: that is looked at first. Exit code 1 when a defect survives. As many run at once as there are cores.
+violated: that is looked at first. The shell (runtime/) is run by neither: a defect in it meets the test that OF_SHELL names, which
+passes without it, over a PostgreSQL of its own. Exit code 1 when a defect survives. As many run at once as there are cores.
 
 Built by the preset `mutants` (./dev mutants does that).
 """
@@ -22,23 +23,36 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import table  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-BUILD = ROOT / "build" / "mutants" / "tests" / "mutants"
+BUILD = ROOT / "build" / "mutants"
 SHOPS = sorted((ROOT / "storefronts").glob("*.textproto"))
 OF_TESTS = sorted((ROOT / "tests" / "mutants" / "storefronts").glob("*.textproto"))
+# Who has to notice a defect of the shell: the program and its test.
+OF_SHELL = {
+    "acked_before_commit": ("turn_loop_test", "TurnLoopTest.NobodyIsToldBeforeTheCommit"),
+    "answered_before_commit": ("turn_loop_test", "TurnLoopTest.NobodyIsToldBeforeTheCommit"),
+    "rerun_is_a_new_request": ("turn_loop_test", "TurnLoopTest.ACommitThatHappenedAndWasNotAnsweredIsNotDoneAgain"),
+    "rows_not_locked": ("turn_store_test", "TurnStoreTest.ALoadedRowIsLocked"),
+    "commit_not_flushed": ("turn_store_test", "TurnStoreTest.CommitIsSynchronousWhateverTheServersDefault"),
+    "cursor_ahead_of_the_bus": ("relay_test", "RelayTest.TheCursorIsNeverAheadOfTheBus"),
+    "pruned_before_published": ("relay_test", "RelayTest.WhatIsNotPublishedIsNotPruned"),
+    "unprocessed_message_acked": ("intake_test", "IntakeTest.WhatIsNotProcessedComesAgain"),
+    "lost_dead_letter_acked": ("intake_test", "IntakeTest.DeadLetterThatCannotBeStoredComesAgain"),
+}
 # What nothing may be wrong with is looked at with more seeds than find any defect.
 SEEDS = 400
 
 
 @dataclasses.dataclass
 class Kill:
-    by: str  # "check" or "simulator"
-    where: str  # a storefront, or a seed
+    by: str  # "check", "simulator" or "test"
+    where: str  # a storefront, a seed, or the test's name
     how: str
     states: int
     seconds: float
@@ -48,14 +62,17 @@ class Kill:
         return f"{self.by}: {self.where}: {self.how}{states}, {self.seconds:.2f} s"
 
 
+def environment_of(mutant, **more):
+    environment = {key: value for key, value in os.environ.items() if key != "GAEKJU_MUTANT"}
+    return environment | more | ({"GAEKJU_MUTANT": mutant} if mutant else {})
+
+
 def run(program, mutant, args, seconds_max):
     """(Kill or None, the lines of a run in which nothing was found)."""
     started = time.monotonic()
-    environment = {key: value for key, value in os.environ.items() if key != "GAEKJU_MUTANT"}
-    if mutant:
-        environment["GAEKJU_MUTANT"] = mutant
+    environment = environment_of(mutant)
     try:
-        done = subprocess.run([BUILD / program, *map(str, args)], cwd=ROOT, env=environment, capture_output=True, text=True,
+        done = subprocess.run([BUILD / "tests" / "mutants" / program, *map(str, args)], cwd=ROOT, env=environment, capture_output=True, text=True,
                               timeout=seconds_max)
         out, err, code = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as expired:
@@ -77,7 +94,34 @@ def run(program, mutant, args, seconds_max):
     return None, lines
 
 
+def shell_test(mutant, program, test):
+    """Kill or None: one test, or several as "A:B"; what the test leaves behind when it dies goes with its folder."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL may run as another user
+        done = subprocess.run([BUILD / "runtime" / program, f"--gtest_filter={test}"], cwd=ROOT, text=True, capture_output=True,
+                              env=environment_of(mutant, TMPDIR=folder), timeout=300)
+    if f"[  PASSED  ] {len(test.split(':'))} test" in done.stdout and done.returncode == 0:
+        return None
+    if f"[ RUN      ] {test.split(':')[0]}" not in done.stdout:
+        sys.exit(f"{program} has no {test}: {done.stdout}{done.stderr}")
+    said = re.findall(r"Failure\n((?:.+\n)+)", done.stdout)
+    how = " ".join(said[0].split()) if said else f"exit code {done.returncode}"
+    return Kill("test", test, how, 0, time.monotonic() - started)
+
+
+def shell_is_sound():
+    """What is found where nothing is wrong, or None."""
+    for program in sorted({program for program, _ in OF_SHELL.values()}):
+        tests = sorted({test for of, test in OF_SHELL.values() if of == program})
+        if (found := shell_test("", program, ":".join(tests))) is not None:
+            return found
+    return None
+
+
 def look(mutant, options):
+    if mutant in OF_SHELL:
+        return shell_test(mutant, *OF_SHELL[mutant]), []
     found, lines = run("mutants_check", mutant, [f"--seconds={options.check_seconds}", *OF_CHECK], 60 + 8 * options.check_seconds)
     unfinished = [pathlib.Path(line["file"]).stem for line in lines if line.get("verdict") == "unfinished"]
     if found is None and not options.no_simulator:
@@ -134,8 +178,10 @@ def main():
     kills = {}
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         sound = pool.submit(look, "", options)
+        shell = pool.submit(shell_is_sound)
         asked = {pool.submit(look, name, options): name for name in names}
         found, unfinished = sound.result()
+        found = found or shell.result()
         if found is not None or unfinished:
             pool.shutdown(cancel_futures=True)
             print(f"without any defect: {found or 'not proved: ' + ', '.join(unfinished)}")
@@ -150,8 +196,8 @@ def main():
     if options.markdown:
         pathlib.Path(options.markdown).write_text(markdown(names, sentences, kills))
     killed = sum(kill is not None for kill in kills.values())
-    by_check = sum(kill is not None and kill.by == "check" for kill in kills.values())
-    print(f"{time.monotonic() - started:.0f} s; by check {by_check}, by the simulator {killed - by_check}")
+    by = {who: sum(kill is not None and kill.by == who for kill in kills.values()) for who in ("check", "simulator", "test")}
+    print(f"{time.monotonic() - started:.0f} s; by check {by['check']}, by the simulator {by['simulator']}, by a test of the shell {by['test']}")
     print(f"{killed} of {len(names)} killed")
     return 0 if killed == len(names) else 1
 

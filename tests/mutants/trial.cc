@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "flow/mutant.h"
 
 namespace gaekju::mutants {
 namespace {
@@ -32,10 +31,6 @@ std::string Quoted(const std::string& text) {
 }  // namespace
 
 Trial ReadTrial(int argc, char** argv) {
-  if (const char* name = std::getenv("GAEKJU_MUTANT"); name != nullptr && *name != '\0') {
-    if (!flow::ChooseMutant(name))
-      End(absl::StrCat("GAEKJU_MUTANT: there is no seeded defect \"", name, "\""));
-  }
   Trial trial;
   for (int i = 1; i < argc; ++i) {
     absl::string_view arg = argv[i];

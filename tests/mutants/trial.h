@@ -27,8 +27,7 @@ struct Trial {
   std::vector<File> files;
 };
 
-// Reads the command line and the files, and chooses the defect that GAEKJU_MUTANT names, if it is
-// set. Ends the program with kWrongCall when it cannot, or there is no such defect.
+// Reads the command line and the files. Ends the program with kWrongCall when it cannot.
 Trial ReadTrial(int argc, char** argv);
 
 // One line on the standard output: {"file": …, key: value, …}. Written at once.
