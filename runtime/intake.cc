@@ -10,6 +10,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "flow/mutant.h"
 #include "runtime/cloudevents.h"
 
 namespace gaekju::runtime {
@@ -47,7 +48,8 @@ void Intake::Shared::Bury(const std::shared_ptr<Settlement>& settlement) {
   settlement->open = static_cast<int>(settlement->dead.size());
   // Acked only when the dead letters are stored; until then all of it comes again.
   const auto stored = [settlement, delay = options.nak_delay](absl::StatusOr<uint64_t> seq) {
-    if (!seq.ok() && seq.status().code() != absl::StatusCode::kInvalidArgument) {
+    if (!seq.ok() && seq.status().code() != absl::StatusCode::kInvalidArgument &&
+        !GK_MUTANT(lost_dead_letter_acked)) {
       std::lock_guard<std::mutex> lock(settlement->mutex);
       settlement->again = true;
     }
@@ -95,7 +97,8 @@ void Intake::Take(BusDelivery delivery) {
     if (--settlement->open > 0) return;
     // Whoever comes last is alone. An envelope that was not processed brings the whole message
     // again; handlers are idempotent.
-    if (settlement->again) return settlement->delivery.Nak(shared->options.nak_delay);
+    if (settlement->again && !GK_MUTANT(unprocessed_message_acked))
+      return settlement->delivery.Nak(shared->options.nak_delay);
     if (!settlement->dead.empty()) return shared->Bury(settlement);
     settlement->delivery.Ack();
   };
