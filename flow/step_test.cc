@@ -23,6 +23,7 @@ using ::testing::IsEmpty;
 
 const Table kRows{"acceptances", &Acceptance::default_instance(), {}};
 const Table kShelf{"items", &Item::default_instance(), {}};
+constexpr char kAnswerType[] = "gaekju.store.v1.AcceptOrderResponse";
 
 Answer DoneWith(const std::string& id) {
   AcceptOrderResponse response;
@@ -112,12 +113,12 @@ class StepTest : public ::testing::Test {
     return Run(*undo_, undo_request_, reply_to);
   }
 
-  // A person's answer, in a turn of its own.
-  void Person(const std::function<void(StepRecord*, Turn&)>& answer) {
+  // A person's answer to the step, or to its undo, in a turn of its own.
+  void Person(const Answer& answer, decltype(AnswerPendingStep)* tell = AnswerPendingStep) {
     Turn turn(2000);
     RowKey key{&kRows, "o1/accept"};
     turn.AddRow(key, 0, std::make_unique<Acceptance>(rows_.at(key.key)));
-    answer(turn.Edit<Acceptance>(kRows, key.key).mutable_step(), turn);
+    tell(answer, kAnswerType, turn.Edit<Acceptance>(kRows, key.key).mutable_step(), turn);
     Store(turn);
   }
 
@@ -294,14 +295,12 @@ TEST_F(StepTest, APendingStepIsAnsweredToWhoAsked) {
   EXPECT_EQ(Do().kind, Answer::Kind::kPending);
   EXPECT_EQ(Do().kind, Answer::Kind::kPending);
   EXPECT_THAT(sent_, IsEmpty());
-  Person([](StepRecord* record, Turn& turn) {
-    AnswerPendingStep(DoneWith("a1"), "gaekju.store.v1.AcceptOrderResponse", record, turn);
-  });
+  Person(DoneWith("a1"));
   ASSERT_EQ(sent_.size(), 1u);
   const Envelope& envelope = sent_[0];
   EXPECT_EQ(envelope.kind, Envelope::Kind::kAnswer);
   EXPECT_EQ(envelope.to, "order");
-  EXPECT_EQ(envelope.type, "gaekju.store.v1.AcceptOrderResponse");
+  EXPECT_EQ(envelope.type, kAnswerType);
   EXPECT_EQ(envelope.order_id, "o1");
   EXPECT_EQ(envelope.step_id, "accept");
   EXPECT_FALSE(envelope.undo);
@@ -315,7 +314,7 @@ TEST_F(StepTest, APendingStepIsAnsweredToWhoAsked) {
 TEST_F(StepTest, APendingStepMayBeRefused) {
   do_answer_ = Pending();
   Do();
-  Person([](StepRecord* record, Turn& turn) { AnswerPendingStep(No(), "unused", record, turn); });
+  Person(No());
   ASSERT_EQ(sent_.size(), 1u);
   EXPECT_EQ(sent_[0].outcome, Outcome::OUTCOME_REFUSED);
   EXPECT_EQ(sent_[0].type, "google.rpc.Status");
@@ -332,8 +331,7 @@ TEST_F(StepTest, ThePendingAnswerGoesToTheLatestAsker) {
   EXPECT_EQ(written_, 1);
   Do("second");
   EXPECT_EQ(written_, 0);
-  Person(
-      [](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
+  Person(DoneWith("a1"));
   ASSERT_EQ(sent_.size(), 1u);
   EXPECT_EQ(sent_[0].to, "second");
 }
@@ -342,8 +340,7 @@ TEST_F(StepTest, APlainCallDoesNotTakeThePendingAnswerAway) {
   do_answer_ = Pending();
   Do("order");
   Do("");
-  Person(
-      [](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
+  Person(DoneWith("a1"));
   ASSERT_EQ(sent_.size(), 1u);
   EXPECT_EQ(sent_[0].to, "order");
 }
@@ -351,8 +348,7 @@ TEST_F(StepTest, APlainCallDoesNotTakeThePendingAnswerAway) {
 TEST_F(StepTest, AnAnswerThatNobodyWaitsForIsOnlyRecorded) {
   do_answer_ = Pending();
   Do("");
-  Person(
-      [](StepRecord* record, Turn& turn) { AnswerPendingStep(DoneWith("a1"), "t", record, turn); });
+  Person(DoneWith("a1"));
   EXPECT_THAT(sent_, IsEmpty());
   EXPECT_EQ(Do("").kind, Answer::Kind::kDone);
 }
@@ -369,10 +365,7 @@ TEST_F(StepTest, ThePersonCannotAnswerWhatWasUndone) {
   do_answer_ = Pending();
   Do();
   Undo();
-  EXPECT_DEATH(Person([](StepRecord* record, Turn& turn) {
-                 AnswerPendingStep(DoneWith("a1"), "t", record, turn);
-               }),
-               "answered after its undo");
+  EXPECT_DEATH(Person(DoneWith("a1")), "answered after its undo");
 }
 
 TEST_F(StepTest, APendingUndoIsAnsweredToItsLatestAsker) {
@@ -383,15 +376,12 @@ TEST_F(StepTest, APendingUndoIsAnsweredToItsLatestAsker) {
   EXPECT_EQ(Undo("").kind, Answer::Kind::kPending);
   EXPECT_THAT(calls_, ElementsAre("do", "undo"));
   EXPECT_EQ(ReasonOf(Do().status), "STEP_UNDONE") << "the step is being taken back";
-  Person([](StepRecord* record, Turn& turn) {
-    AnswerPendingUndo(Done(CancelAcceptanceResponse()), "gaekju.store.v1.CancelAcceptanceResponse",
-                      record, turn);
-  });
+  Person(Done(CancelAcceptanceResponse()), AnswerPendingUndo);
   ASSERT_EQ(sent_.size(), 1u);
   EXPECT_EQ(sent_[0].to, "second");
   EXPECT_TRUE(sent_[0].undo);
   EXPECT_EQ(sent_[0].outcome, Outcome::OUTCOME_DONE);
-  EXPECT_EQ(sent_[0].type, "gaekju.store.v1.CancelAcceptanceResponse");
+  EXPECT_EQ(sent_[0].type, kAnswerType);
   EXPECT_EQ(Undo().kind, Answer::Kind::kDone);
 }
 
