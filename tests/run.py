@@ -246,7 +246,7 @@ def breaking_base():
 
 # ---------------------------------------------------------------- whole processes, by pytest
 
-WORKERS = 4  # these tests mostly wait
+WORKERS = 5  # these tests mostly wait
 
 
 class Counter:
@@ -322,7 +322,7 @@ def pytest_suite(path, args, counter=None, workers=0):
     counter = counter or Counter()
     options = ["-p", "no:terminal"] if counter.scenarios else ["-ra", "--durations=5", "--tb=short"]
     if workers and not {"-n", "--pdb", "-x"} & set(args):
-        options += ["-n", str(workers), "--dist", "worksteal"]
+        options += ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     os.environ.setdefault("GAEKJU_BINARY", str(BUILD / "release" / "app" / "gaekju"))
     os.environ.setdefault("GAEKJU_DESCRIPTOR_SET", str(BUILD / "release" / "gaekju.binpb"))
     folder = pathlib.Path(tempfile.mkdtemp(prefix="pytest."))

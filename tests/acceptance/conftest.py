@@ -5,6 +5,15 @@ import pytest
 from gaekju_house import House, STOREFRONTS
 from shop import Shop
 
+# Those that take minutes, longest first: a worker takes a file at a time, and none should begin with one of these at the end.
+LONG = ["test_funshop", "test_up", "test_tshop", "test_mealkit", "test_myshop", "test_fashion", "test_kakao", "test_up_gateway",
+        "test_gate", "test_python_context", "test_replicas", "test_storefronts_live", "test_fashion_web", "test_order_api"]
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="module")
 def module_house(cluster, tmp_path_factory):
     with House(cluster, tmp_path_factory.mktemp("house"), storefronts=STOREFRONTS) as house:

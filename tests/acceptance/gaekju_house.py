@@ -212,8 +212,8 @@ class Cluster:
             self._user = "postgres"
         self._process = None
         self._kept = {}  # database -> a connection that nobody uses just now
-        self._lent = {}  # how the names of some databases begin -> for which contexts there are some
-        self._free = []  # (the same, the same): given back
+        self._lent = {}  # how the names of some databases begin -> for which contexts there were some before, and have to be now
+        self._free = []  # (how such names begin, for which contexts there are some)
 
     def __enter__(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -282,12 +282,13 @@ class Cluster:
         gave back are emptied and lent again: to make one costs more than most tests do with it."""
         name, made = self._free.pop() if self._free else (f"t{random.SystemRandom().getrandbits(40):010x}", set())
         self.create(*(f"{name}_{context}" for context in contexts if context not in made))
-        self._lent[name] = made | set(contexts)
+        self._lent[name] = made, set(contexts)
         return name
 
-    def take_back(self, name, contexts):
+    def take_back(self, name):
         """From a house whose processes have all ended."""
-        for context in contexts:
+        made, used = self._lent.pop(name)
+        for context in used:
             with self.connect(f"{name}_{context}") as connection:
                 # Of those that were killed in the middle of something, PostgreSQL's side may still be at it.
                 connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -295,7 +296,7 @@ class Cluster:
                 connection.execute("SET client_min_messages = error")
                 connection.execute("DROP SCHEMA public CASCADE")
                 connection.execute("CREATE SCHEMA public")
-        self._free.append((name, self._lent.pop(name)))
+        self._free.append((name, made | used))
 
     def create(self, *databases):
         # Copying the template's files takes checkpoints, and less work otherwise: right where checkpoints wait for no disk.
@@ -331,7 +332,7 @@ class House:
         self.nats_port, self.nats_http_port = ports[-2:]
         self.nats_url = f"nats://127.0.0.1:{self.nats_port}"
         self.processes = {}    # context -> Process, while it runs
-        self.callers = {"order": lambda: self.processes.get("order")}  # who calls contexts: name -> their process, if they run
+        self.gateways = []     # whose facades call contexts, as order does
         self._missed = {}      # context that is down -> processes that were connected with it
         self._frozen = set()
         self.disturbed = False  # something was stopped or frozen since heal()
@@ -346,7 +347,7 @@ class House:
             channel.close()
         for name in [name for name in self.processes if name != "nats"] + ["nats"]:
             self.kill(name)
-        self.cluster.take_back(self.name, self.contexts)
+        self.cluster.take_back(self.name)
 
     # ------------------------------------------------------------------ processes
     def database(self, context):
@@ -362,6 +363,7 @@ class House:
             f"--nats={self.nats_url}",
             f"--peers={peers}",
             f"--storefronts={self.storefronts}",
+            "--ack_wait=1s",  # when a message that died with its consumer comes again, which every other test waits for
             *self.flags.get(context, []),
         ]
 
@@ -454,7 +456,8 @@ class House:
         self.disturbed = True
         self._frozen.discard(name)
         if name in self.ports and name in self.processes:
-            callers = [process for caller in self.callers.values() if (process := caller()) and process.alive()]
+            callers = [process for caller, process in self.processes.items() if caller.startswith("order")]
+            callers += [gateway.processes["facade"] for gateway in self.gateways if "facade" in gateway.processes]
             self._missed.setdefault(name, set()).update(it for it in callers if it.connected_to(self.ports[name]))
 
     def restart(self, name):

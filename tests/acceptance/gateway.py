@@ -87,7 +87,7 @@ class Gateway:
         self.storefronts = dict(storefronts or {})
         self.flags, self.gateway_flags = list(flags), list(gateway_flags)
         self.processes = {}
-        house.callers[self.folder.name] = lambda: self.processes.get("facade")
+        house.gateways.append(self)
         # What makes httpie's output readable for programs, so that the command itself stays as it is printed.
         (self.folder / "httpie").mkdir()
         (self.folder / "httpie" / "config.json").write_text(json_module.dumps({"default_options": [
@@ -104,7 +104,7 @@ class Gateway:
         return self
 
     def __exit__(self, kind=None, *_):
-        self.house.callers.pop(self.folder.name)
+        self.house.gateways.remove(self)
         for name in list(self.processes):
             self.processes.pop(name).end(signal.SIGKILL)
         log = self.folder / "envoy.log"

@@ -118,7 +118,7 @@ class Channel(_Program):
 
     def argv(self, command="run"):
         return [sys.executable, "-m", "kakao", command, f"--database={self.database}", f"--nats={self.nats_url}",
-                f"--storefront={self.storefront}", f"--endpoint={self.kakao.url}", "--retry-seconds-min=0.05",
+                f"--storefront={self.storefront}", f"--endpoint={self.kakao.url}", "--retry-seconds-min=0.05", "--ack-wait-seconds=1",
                 "--retry-seconds-max=0.5", f"--health=127.0.0.1:{self.port}", *self.flags]
 
     def up(self):

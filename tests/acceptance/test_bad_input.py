@@ -375,4 +375,4 @@ def serve_with(house, folder, text):
         channel.close()
         process.end(signal.SIGTERM)
         bus.end(signal.SIGTERM)
-        house.cluster.take_back(lent, ["order"])
+        house.cluster.take_back(lent)

@@ -55,10 +55,7 @@ def module_house(cluster, tmp_path_factory):
     for number in range(FRESH_SHOPS):
         shop = fresh_shop(number)
         (files / f"{shop}.textproto").write_text(text.replace('\nid: "myshop"\n', f'\nid: "{shop}"\n'))
-    # A message that dies with its consumer comes again after --ack_wait; many tests here wait for that.
-    flags = {context: ["--ack_wait=1s"] for context in CONTEXTS}
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[MYSHOP, *files.iterdir()], flags=flags,
-               contexts=CONTEXTS) as house:
+    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[MYSHOP, *files.iterdir()], contexts=CONTEXTS) as house:
         house.start()
         yield house
 

@@ -133,9 +133,7 @@ class Tshop(Shop):
 
 @pytest.fixture(scope="module")
 def module_house(cluster, tmp_path_factory):
-    # What a dead process had in hand comes again after this long.
-    flags = {context: ["--ack_wait=2s"] for context in CONTEXTS}
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[TSHOP], flags=flags) as house:
+    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[TSHOP]) as house:
         house.start()
         shop = Tshop(house)
         for dealer_id, (name, place) in AGENCIES.items():
@@ -1028,7 +1026,7 @@ class Mesh:
 @pytest.fixture
 def mesh(house, tshop):
     """Order reaches the catalog through the mesh; as in a mesh, its own breaker is off."""
-    flags = house.flags["order"]
+    flags = house.flags.get("order", [])
     with Mesh(house) as mesh:
         house.flags["order"] = [*flags, "--nobreaker", "--peers=" + ",".join(
             f"{name}=127.0.0.1:{mesh.port if name == 'catalog' else port}" for name, port in house.ports.items())]
@@ -1271,7 +1269,7 @@ def kakao(tmp_path):
 
 @pytest.fixture
 def channel(house, kakao, tmp_path):
-    with Channel(tmp_path, house.nats_url, kakao, flags=["--ack-wait-seconds=2"]) as running:
+    with Channel(tmp_path, house.nats_url, kakao) as running:
         yield running
 
 
