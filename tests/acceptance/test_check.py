@@ -114,7 +114,7 @@ def test_a_story_replays_until_the_storefront_is_put_right(tmp_path):
 def test_prove_goes_on_until_there_are_enough_states():
     tshop = STOREFRONTS / "tshop.textproto"
     command = [sys.executable, STOREFRONTS.parent / "check" / "prove.py", "--gaekju", gaekju_binary()]
-    done = subprocess.run([*command, "--states=5000", tshop], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--states=10000", tshop], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^tshop +any number, 2 cancels +\d+ .* proved$", done.stdout, re.M), done.stdout
     assert re.search(r"^tshop +up to 1, 2 cancels +\d+ .* proved$", done.stdout, re.M), done.stdout
