@@ -12,6 +12,7 @@
 #include "app/process.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "runtime/testing/eventually.h"
 
 namespace gaekju::app {
 namespace {
@@ -133,12 +134,7 @@ TEST_F(SupervisorTest, ChildDoesNotOutliveItsParent) {
     WriteFile(pid_file, absl::StrCat(pid.value_or(0)), 0644).IgnoreError();
     for (;;) pause();
   }
-  const absl::Time deadline = absl::Now() + kPatience;
-  auto wait = [&](auto condition) {
-    while (!condition() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(5));
-    return condition();
-  };
-  ASSERT_TRUE(wait([&] { return FileExists(pid_file); }));
+  ASSERT_TRUE(runtime::Eventually([&] { return FileExists(pid_file); }));
   const pid_t child = atoi(ReadFile(pid_file)->c_str());
   ASSERT_GT(child, 0);
   EXPECT_TRUE(Alive(child));
@@ -146,7 +142,7 @@ TEST_F(SupervisorTest, ChildDoesNotOutliveItsParent) {
   kill(parent, SIGKILL);
   waitpid(parent, nullptr, 0);
   // An orphan whose end nobody has collected yet is as good as gone.
-  EXPECT_TRUE(wait([&] {
+  EXPECT_TRUE(runtime::Eventually([&] {
     return !Alive(child) ||
            ReadFile(absl::StrCat("/proc/", child, "/stat")).value_or(" Z ").find(") Z ") !=
                std::string::npos;

@@ -30,6 +30,7 @@
 #include "gtest/gtest.h"
 #include "runtime/rpc_client.h"
 #include "runtime/rpc_server.h"
+#include "runtime/testing/eventually.h"
 #include "runtime/trace.h"
 
 namespace gaekju::runtime {
@@ -47,16 +48,6 @@ constexpr char kCapture[] = "gaekju.payment.v1.PaymentService.Capture";
 constexpr char kGetPayment[] = "gaekju.payment.v1.PaymentService.GetPayment";
 constexpr char kOrder[] = "gaekju.order.v1.OrderService";
 constexpr absl::Duration kPatience = absl::Seconds(20);
-
-// Waits for a condition; the only clock a test looks at.
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time end = absl::Now() + kPatience;
-  while (!condition()) {
-    if (absl::Now() > end) return false;
-    absl::SleepFor(absl::Milliseconds(2));
-  }
-  return true;
-}
 
 // A handler's arguments, kept for the test to answer.
 struct Held {

@@ -49,6 +49,7 @@ void ExpectFollowsStepRules(TurnHarness& harness, const flow::Table& table, cons
     if (step_id != nullptr) request.set_step_id(step_id);
     return request;
   };
+  size_t told_count = 0;
   auto call = [&](const auto& request) {
     harness.now_us += 1000000;
     const flow::Answer answer = harness.Call(request, From("order"));
@@ -66,6 +67,7 @@ void ExpectFollowsStepRules(TurnHarness& harness, const flow::Table& table, cons
           told->GetReflection()->GetMessage(*told, type->field(0)),
           *WithoutRecords(*harness.Find(table, key))))
           << told->DebugString();
+      ++told_count;
     }
     return answer;
   };
@@ -88,6 +90,7 @@ void ExpectFollowsStepRules(TurnHarness& harness, const flow::Table& table, cons
     expect_repeat(of(undo, "r1"), call(of(undo, "r1")));
     expect_refused(of(step, "r1"), google::rpc::FAILED_PRECONDITION, "STEP_UNDONE");
   }
+  const size_t in_turns_of_its_own = told_count;
   {
     SCOPED_TRACE("undo, then step");
     expect_repeat(of(undo, "r2"), call(of(undo, "r2")));
@@ -102,7 +105,7 @@ void ExpectFollowsStepRules(TurnHarness& harness, const flow::Table& table, cons
     for (int i = 0; i < 2; ++i) batch.Add(of(undo, "r3"));
     for (const flow::Answer& answer : batch.Run(harness))
       EXPECT_EQ(answer.kind, flow::Answer::Kind::kDone);
-    EXPECT_EQ(harness.TakeEvents().size(), 2u) << "one when it was done, one when it was undone";
+    EXPECT_EQ(harness.TakeEvents().size(), in_turns_of_its_own);
   }
   const std::vector<std::array<const char*, 3>> bad_ids = {{"", "s", "order_id"},
                                                            {"a/b", "s", "order_id"},
