@@ -198,9 +198,9 @@ def test_kills_at_any_moment_lose_and_double_nothing(bus, kakao, channel):
     for round_number in range(5):
         notices = [_notice(f"{round_number}-{n}") for n in range(40)]
         texts += [notice.text.ko for notice in notices]
+        already = len(kakao.requests)
         bus.say(*notices[:20])
         bus.say(*notices[20:], batch=True)
-        already = len(kakao.requests)
         eventually(lambda: len(kakao.requests) > already + 10, "it sends")
         channel.kill()
         channel.start()

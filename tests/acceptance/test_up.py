@@ -54,7 +54,7 @@ class Up:
         self.data = pathlib.Path(data)
         flags = [*flags, *([] if durable else [f"--postgres_directory={quick_postgres()}"])]
         self.log = pathlib.Path(f"{data}.out")
-        with open(self.log, "ab") as out:
+        with open(self.log, "wb") as out:
             self.process = subprocess.Popen(
                 [gaekju_binary(), "up", f"--data={data}", "--port_base=0", *flags], stdin=subprocess.DEVNULL, stdout=out,
                 stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)

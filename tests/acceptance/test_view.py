@@ -71,6 +71,7 @@ def test_a_notice_by_hand_is_shown_with_its_order_and_one_about_none_nowhere(sho
             storefront="funshop", order_id=order_id, recipient=notification_pb.RECIPIENT_BUYER,
             text=type_pb.LocalizedText(ko="곧 갑니다")), timeout=SECONDS_TO_ANSWER).notice
 
+    eventually(lambda: shop.view(order).order_state == order.state, "the view has it")
     before = len(oracle.rows(shop.house, "view", view_pb.OrderView))
     tell("")
     by_hand = tell(order.order_id)
