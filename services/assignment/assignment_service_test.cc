@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "flow/check.h"
 #include "gaekju/assignment/v1/assignment_service.pb.h"
+#include "runtime/testing/eventually.h"
 #include "runtime/testing/postgres.h"
 #include "runtime/turn_loop.h"
 #include "services/assignment/assignment.h"
@@ -27,6 +28,7 @@ using gaekju::assignment::v1::CreateDealerRequest;
 using gaekju::assignment::v1::Dealer;
 using gaekju::assignment::v1::UnassignRequest;
 using google::protobuf::Message;
+using runtime::Eventually;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
@@ -151,12 +153,6 @@ class DealerBookTest : public ::testing::Test {
       ASSERT_TRUE(sql_->Script(text.str()).ok()) << path;
     }
   }
-  // Waits, at most a minute.
-  void Eventually(const std::function<bool()>& holds) {
-    const absl::Time deadline = absl::Now() + absl::Minutes(1);
-    while (!holds() && absl::Now() < deadline) absl::SleepFor(absl::Milliseconds(10));
-    ASSERT_TRUE(holds());
-  }
   int64_t Count(const std::string& sql) {
     auto result = sql_->Query(sql);
     GK_CHECK(result.ok()) << result.status();
@@ -174,7 +170,7 @@ runtime::Postgres* DealerBookTest::postgres_ = nullptr;
 
 TEST_F(DealerBookTest, WhatATurnWroteIsKnownToTheNext) {
   Replica replica(pg_, never_);
-  Eventually([&] { return replica.book().poll_count() == 1; });
+  ASSERT_TRUE(Eventually([&] { return replica.book().poll_count() == 1; }));
   for (const char* id : {"d1", "d2"}) replica.Call("CreateDealer", Create(id));
   EXPECT_THAT(replica.Nearest(), ElementsAre("d1", "d2"));
   EXPECT_EQ(DealerOf(replica.Call("Assign", Assign("o1"))), "d1");
@@ -200,11 +196,11 @@ TEST_F(DealerBookTest, AllDealersAreReadAtStart) {
 TEST_F(DealerBookTest, WhatAnotherReplicaWroteIsReadSoon) {
   Replica one(pg_, soon_), other(pg_, soon_);
   for (const char* id : {"d1", "d2"}) one.Call("CreateDealer", Create(id));
-  Eventually([&] { return other.Nearest() == std::vector<std::string>{"d1", "d2"}; });
+  ASSERT_TRUE(Eventually([&] { return other.Nearest() == std::vector<std::string>{"d1", "d2"}; }));
   EXPECT_EQ(DealerOf(other.Call("Assign", Assign("o1"))), "d1");
-  Eventually([&] { return one.Nearest() == std::vector<std::string>{"d2"}; });
+  ASSERT_TRUE(Eventually([&] { return one.Nearest() == std::vector<std::string>{"d2"}; }));
   one.Call("Unassign", Unassign("o1"));
-  Eventually([&] { return other.Nearest() == std::vector<std::string>{"d1", "d2"}; });
+  ASSERT_TRUE(Eventually([&] { return other.Nearest() == std::vector<std::string>{"d1", "d2"}; }));
 }
 
 TEST_F(DealerBookTest, ATurnThatIsGivenUpLeavesTheBookAsItWas) {
@@ -241,7 +237,7 @@ TEST_F(DealerBookTest, AnAnswerLostAfterTheCommitIsReadFromTheTable) {
   replica.Call("CreateDealer", Create("d2"));
   breaks = true;
   EXPECT_EQ(DealerOf(replica.Call("Assign", Assign("o1"))), "d1");
-  Eventually([&] { return replica.Nearest() == std::vector<std::string>{"d2"}; });
+  ASSERT_TRUE(Eventually([&] { return replica.Nearest() == std::vector<std::string>{"d2"}; }));
 }
 
 TEST_F(DealerBookTest, ReplicasThatFightForTheSameDealersNeverFillOneTwice) {

@@ -11,9 +11,10 @@
 #include "gaekju/delivery/v1/delivery_events.pb.h"
 #include "gaekju/delivery/v1/delivery_service.pb.h"
 #include "google/rpc/code.pb.h"
-#include "google/rpc/error_details.pb.h"
 #include "services/testing/context_rules.h"
 #include "services/testing/property.h"
+#include "services/testing/requests.h"
+#include "services/testing/step_rules.h"
 #include "services/testing/turn_harness.h"
 
 namespace gaekju::delivery {
@@ -28,7 +29,6 @@ using gaekju::delivery::v1::CloseReceiptRequest;
 using gaekju::delivery::v1::ConfirmReceiptRequest;
 using gaekju::delivery::v1::ConfirmReceiptResponse;
 using gaekju::delivery::v1::Delivery;
-using gaekju::delivery::v1::DeliveryStarted;
 using gaekju::delivery::v1::GetDeliveryRequest;
 using gaekju::delivery::v1::ListDeliveriesRequest;
 using gaekju::delivery::v1::ReceiptClosing;
@@ -38,6 +38,8 @@ using gaekju::delivery::v1::ReopenReceiptRequest;
 using gaekju::delivery::v1::StartRequest;
 using gaekju::delivery::v1::StartResponse;
 using ::testing::ElementsAre;
+using testing::FieldOf;
+using testing::From;
 using ::testing::IsEmpty;
 
 StartRequest Start(const std::string& order_id = "o1") {
@@ -110,20 +112,6 @@ ReopenReceiptRequest Reopen(const std::string& order_id = "o1",
   return request;
 }
 
-flow::Caller From(const std::string& reply_to) {
-  flow::Caller caller;
-  caller.reply_to = reply_to;
-  return caller;
-}
-
-std::string FieldOf(const Answer& answer) {
-  google::rpc::BadRequest bad;
-  for (const auto& detail : answer.status.details()) {
-    if (detail.UnpackTo(&bad)) return bad.field_violations(0).field();
-  }
-  return "";
-}
-
 class DeliveryTest : public ::testing::Test {
  protected:
   const Delivery& Row(const std::string& key = "o1/ship") {
@@ -165,7 +153,19 @@ class DeliveryTest : public ::testing::Test {
 
 TEST(Delivery, FollowsTheRulesOfAContext) { testing::ExpectFollowsRules(DeliveryContext()); }
 
-TEST_F(DeliveryTest, StartsOnce) {  // FA-12: one delivery, to seoul
+TEST_F(DeliveryTest, StartFollowsTheRulesOfAStep) {
+  StartRequest other = Start();
+  other.set_delivery_address("busan");
+  testing::ExpectFollowsStepRules(deliveries_, kDeliveries, Start(), other, Cancel());
+}
+
+TEST_F(DeliveryTest, CloseReceiptFollowsTheRulesOfAStep) {
+  CloseReceiptRequest other = Close();
+  other.set_shipment_step_id("other");
+  testing::ExpectFollowsStepRules(deliveries_, kReceiptClosings, Close(), other, Reopen());
+}
+
+TEST_F(DeliveryTest, Starts) {  // FA-12: one delivery, to seoul
   const Answer answer = deliveries_.Call(Start());
   StartResponse response;
   ASSERT_TRUE(response.ParseFromString(answer.payload));
@@ -178,51 +178,18 @@ TEST_F(DeliveryTest, StartsOnce) {  // FA-12: one delivery, to seoul
   EXPECT_EQ(Row().lines(0).quantity(), 1);
   EXPECT_EQ(flow::ToMicros(Row().start_time()), deliveries_.now_us);
   EXPECT_THAT(deliveries_.TakeEvents(), ElementsAre("DeliveryStarted o1/ship@1"));
-  EXPECT_EQ(deliveries_.Call(Start()).payload, answer.payload);
-  EXPECT_EQ(deliveries_.written_count(), 0);
-}
-
-TEST_F(DeliveryTest, EventsTellTheShipmentButNotTheSagasRecord) {
-  deliveries_.Call(Start());
-  const auto envelopes = deliveries_.TakeEnvelopes();
-  ASSERT_EQ(envelopes.size(), 1u);
-  DeliveryStarted event;
-  ASSERT_TRUE(event.ParseFromString(envelopes[0].payload));
-  EXPECT_EQ(event.delivery().delivery_address(), "seoul");
-  EXPECT_FALSE(event.delivery().has_step());
-  EXPECT_EQ(envelopes[0].order_id, "o1");
-  EXPECT_EQ(envelopes[0].resource, "deliveries/o1/ship");
-}
-
-TEST_F(DeliveryTest, TheSameStepToAnotherAddressIsRefused) {
-  deliveries_.Call(Start());
-  StartRequest request = Start();
-  request.set_delivery_address("busan");
-  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(request).status), "STEP_REUSED");
-  EXPECT_EQ(Row().delivery_address(), "seoul");
 }
 
 TEST_F(DeliveryTest, BadRequestsNameTheField) {
-  struct Case {
-    const char* field;
-    std::function<void(StartRequest*)> spoil;
-  };
-  const Case cases[] = {
-      {"order_id", [](auto* r) { r->clear_order_id(); }},
-      {"step_id", [](auto* r) { r->clear_step_id(); }},
-      {"storefront", [](auto* r) { r->set_storefront("F"); }},
-      {"customer_id", [](auto* r) { r->clear_customer_id(); }},
-      {"customer_name", [](auto* r) { r->set_customer_name(std::string(257, 'x')); }},
-      {"delivery_address", [](auto* r) { r->set_delivery_address(std::string(1025, 'x')); }},
-      {"lines", [](auto* r) { r->clear_lines(); }},
-  };
-  for (const Case& c : cases) {
-    StartRequest request = Start();
-    c.spoil(&request);
-    const Answer answer = deliveries_.Call(request);
-    EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT) << c.field;
-    EXPECT_EQ(FieldOf(answer), c.field);
-  }
+  testing::ExpectNamesTheField(
+      deliveries_, Start(),
+      {
+          {"storefront", [](auto* r) { r->set_storefront("F"); }},
+          {"customer_id", [](auto* r) { r->clear_customer_id(); }},
+          {"customer_name", [](auto* r) { r->set_customer_name(std::string(257, 'x')); }},
+          {"delivery_address", [](auto* r) { r->set_delivery_address(std::string(1025, 'x')); }},
+          {"lines", [](auto* r) { r->clear_lines(); }},
+      });
   for (const Answer& answer : {deliveries_.Call(Progress(Delivery::STATE_DELIVERED, "o1")),
                                deliveries_.Call(Receive("", ""))}) {
     EXPECT_EQ(answer.status.code(), google::rpc::INVALID_ARGUMENT);
@@ -347,17 +314,9 @@ TEST_F(DeliveryTest, ACancelThatComesFirstStopsTheShipment) {  // FA-13
   EXPECT_EQ(Row().state(), Delivery::STATE_CANCELLED);
   EXPECT_EQ(Row().delivery_id(), "o1/ship");
   EXPECT_EQ(Row().order_id(), "o1");
-  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Start()).status), "STEP_UNDONE");
   EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Progress(Delivery::STATE_DELIVERED)).status),
             "DELIVERY_CANCELLED");
-  EXPECT_EQ(deliveries_.Call(Cancel()).kind, Answer::Kind::kDone);
   EXPECT_THAT(deliveries_.TakeEvents(), IsEmpty()) << "no parcel was stopped";
-}
-
-TEST_F(DeliveryTest, AStartAfterItsCancelIsRefused) {
-  Given(Delivery::STATE_CANCELLED);
-  EXPECT_EQ(flow::ReasonOf(deliveries_.Call(Start()).status), "STEP_UNDONE");
-  EXPECT_EQ(Row().state(), Delivery::STATE_CANCELLED);
 }
 
 // A shipment that never began may be stopped, and the question leaves nothing behind.
@@ -555,53 +514,46 @@ TEST(DeliveryProperty, NeverBackwardsAndCancelledForEver) {
     std::map<std::string, int> told;
     std::set<std::string> waits;  // shipments whose receipt a step was told to wait for
     for (int turn = 0; turn < 30; ++turn) {
-      std::vector<std::unique_ptr<google::protobuf::Message>> requests;
-      std::vector<const google::protobuf::Message*> batch;
+      testing::Batch batch;
       for (int i = testing::Pick(random, 4); i >= 0; --i) {
         const std::string order_id = absl::StrCat("o", testing::Pick(random, 4));
         const std::string key = order_id + "/ship";
         switch (testing::Pick(random, 12)) {
           case 0:
-            requests.push_back(std::make_unique<CancelRequest>(Cancel(order_id)));
+            batch.Add(Cancel(order_id));
             break;
           case 1:
-            requests.push_back(std::make_unique<ConfirmReceiptRequest>(Receive("cust1", key)));
+            batch.Add(Receive("cust1", key));
             break;
           case 2:
-            requests.push_back(
-                std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_DELIVERED, key)));
+            batch.Add(Progress(Delivery::STATE_DELIVERED, key));
             break;
           case 3:
-            requests.push_back(
-                std::make_unique<RecordProgressRequest>(Progress(Delivery::STATE_IN_TRANSIT, key)));
+            batch.Add(Progress(Delivery::STATE_IN_TRANSIT, key));
             break;
           case 4:
-            requests.push_back(std::make_unique<ApproveCancelRequest>(Ask(order_id)));
+            batch.Add(Ask(order_id));
             break;
           case 5:
-            requests.push_back(std::make_unique<CloseReceiptRequest>(Close(order_id)));
+            batch.Add(Close(order_id));
             break;
           case 6:
             if (testing::Pick(random, 3) == 0)
-              requests.push_back(std::make_unique<ReopenReceiptRequest>(Reopen(order_id)));
+              batch.Add(Reopen(order_id));
             else
-              requests.push_back(std::make_unique<ConfirmReceiptRequest>(Receive("cust1", key)));
+              batch.Add(Receive("cust1", key));
             break;
           case 7:
           case 8:
-            requests.push_back(std::make_unique<AwaitReceiptRequest>(Await(order_id)));
+            batch.Add(Await(order_id));
             break;
           default:
-            requests.push_back(std::make_unique<StartRequest>(Start(order_id)));
+            batch.Add(Start(order_id));
         }
-        batch.push_back(requests.back().get());
       }
-      std::vector<testing::TurnHarness::Item> items;
-      for (const auto* request : batch)
-        items.push_back({&deliveries.HandlerFor(*request), request, From("order")});
-      const auto answers = deliveries.RunTurn(items);
-      for (size_t i = 0; i < items.size(); ++i) {
-        const auto* await = dynamic_cast<const AwaitReceiptRequest*>(items[i].request);
+      const auto answers = batch.Run(deliveries, From("order"));
+      for (size_t i = 0; i < batch.size(); ++i) {
+        const auto* await = dynamic_cast<const AwaitReceiptRequest*>(&batch[i]);
         if (await != nullptr && answers[i].kind == Answer::Kind::kPending)
           waits.insert(await->delivery_id());
       }
