@@ -25,6 +25,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "runtime/log.h"
+#include "runtime/testing/eventually.h"
 #include "runtime/testing/nats_server.h"
 
 namespace gaekju::runtime {
@@ -65,20 +66,6 @@ class Watched {
   std::condition_variable changed_;
   T value_{};
 };
-
-// For what has no notification of its own: looks every few milliseconds.
-template <class F>
-bool Eventually(F condition) {
-  const auto end = std::chrono::steady_clock::now() + kPatience;
-  std::mutex mu;
-  std::condition_variable pause;
-  std::unique_lock<std::mutex> lock(mu);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > end) return false;
-    pause.wait_for(lock, std::chrono::milliseconds(2));
-  }
-  return true;
-}
 
 // What a consumer has got, by body, with how often.
 struct Inbox {

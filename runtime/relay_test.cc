@@ -9,6 +9,7 @@
 #include "gtest/gtest.h"
 #include "runtime/cloudevents.h"
 #include "runtime/migrate.h"
+#include "runtime/testing/eventually.h"
 #include "runtime/testing/fake_bus.h"
 #include "runtime/testing/postgres.h"
 
@@ -22,16 +23,6 @@ constexpr absl::Duration kPatience = absl::Seconds(60);
 Postgres& Server() {
   static Postgres server;  // ends with the process
   return server;
-}
-
-template <class F>
-bool Eventually(F condition) {
-  const auto until = std::chrono::steady_clock::now() + absl::ToChronoSeconds(kPatience);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > until) return false;
-    std::this_thread::yield();
-  }
-  return true;
 }
 
 // A writer connection, as TurnStore has one.

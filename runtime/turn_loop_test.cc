@@ -16,6 +16,7 @@
 #include "google/rpc/error_details.pb.h"
 #include "gtest/gtest.h"
 #include "runtime/cloudevents.h"
+#include "runtime/testing/eventually.h"
 #include "runtime/testing/postgres.h"
 #include "runtime/testing/toy_context.h"
 
@@ -60,18 +61,6 @@ class Collector {
   std::condition_variable wake_;
   std::vector<T> values_;
 };
-
-// A condition that somebody else makes true; without a thing to wait on, it is looked at again and
-// again.
-template <class F>
-bool Eventually(F condition) {
-  const auto until = std::chrono::steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > until) return false;
-    std::this_thread::yield();
-  }
-  return true;
-}
 
 bool HasRetryInfo(const google::rpc::Status& status) {
   google::rpc::RetryInfo retry;

@@ -358,7 +358,9 @@ Answer HandleEvent(const Message& event, const Caller& caller, Turn& turn) {
 
 // A notice is told once and never changes, so it waits for none before it; its number is its order.
 // It leaves nothing behind but itself: an order may have any number of them.
-Answer HandleNotice(const Notice& notice, const EventInfo& info, Turn& turn) {
+Answer HandleNotice(const Message& event, const Caller& caller, Turn& turn) {
+  const Notice& notice = static_cast<const NoticeSent&>(event).notice();
+  const EventInfo& info = caller.event;
   if (info.order_id.empty()) return {};  // about no order
   const std::pair<int64_t, std::string> own(notice.number(), notice.notice_id());
   auto place_of = [](const NoticeView& shown) {
@@ -390,35 +392,24 @@ Answer HandleNotice(const Notice& notice, const EventInfo& info, Turn& turn) {
   return {};
 }
 
-class NoticeHandler : public flow::Handler {
- public:
-  const std::string& name() const override { return NoticeSent::descriptor()->full_name(); }
-  const Message& request() const override { return NoticeSent::default_instance(); }
-  void Keys(const Message&, const Caller& caller, std::vector<RowKey>* keys) const override {
-    if (!caller.event.order_id.empty()) keys->push_back({&kOrderViews, caller.event.order_id});
-  }
-  Answer Handle(const Message& event, const Caller& caller, Turn& turn) const override {
-    return HandleNotice(static_cast<const NoticeSent&>(event).notice(), caller.event, turn);
-  }
-};
-
-// An event of any of the kinds.
+// What is made of an event of this type.
 class EventHandler : public flow::Handler {
  public:
-  EventHandler(std::string name, const Message* prototype)
-      : name_(std::move(name)), prototype_(*prototype) {}
-  const std::string& name() const override { return name_; }
+  using Take = Answer (*)(const Message& event, const Caller& caller, Turn& turn);
+
+  EventHandler(const Message& prototype, Take take) : prototype_(prototype), take_(take) {}
+  const std::string& name() const override { return prototype_.GetDescriptor()->full_name(); }
   const Message& request() const override { return prototype_; }
   void Keys(const Message&, const Caller& caller, std::vector<RowKey>* keys) const override {
     if (!caller.event.order_id.empty()) keys->push_back({&kOrderViews, caller.event.order_id});
   }
   Answer Handle(const Message& event, const Caller& caller, Turn& turn) const override {
-    return HandleEvent(event, caller, turn);
+    return take_(event, caller, turn);
   }
 
  private:
-  const std::string name_;
   const Message& prototype_;
+  const Take take_;
 };
 
 // --- the gap timer
@@ -490,9 +481,10 @@ flow::Context MakeContext() {
       },
       GetOrderTimeline)};
   for (const auto& [type, kind] : Kinds().all()) {
-    context.events.push_back(std::make_shared<EventHandler>(type, kind.prototype));
+    context.events.push_back(std::make_shared<EventHandler>(*kind.prototype, HandleEvent));
   }
-  context.events.push_back(std::make_shared<NoticeHandler>());
+  context.events.push_back(
+      std::make_shared<EventHandler>(NoticeSent::default_instance(), HandleNotice));
   context.gets = {
       {absl::StrCat(kDomain, ".GetOrderView"), &kOrderViews, "order_id", "order_view", Show}};
   context.lists = {{absl::StrCat(kDomain, ".ListOrderViews"),
