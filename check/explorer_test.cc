@@ -234,6 +234,28 @@ TEST(Explore, GoodsThatTheBuyerKeepsAreFound) {
   }
 }
 
+// A receipt is closed also of what has not been paid, and so has not left.
+TEST(Explore, AReceiptThatIsClosedIsNoParcel) {
+  const Report report = Check(R"(
+    id: "later" currency_code: "KRW"
+    place {
+      step { id: "stock" call: "catalog.Reserve" via: GRPC }
+      step { id: "pay" call: "payment.Capture" via: JETSTREAM after: "stock" }
+      step { id: "ship" call: "delivery.Start" via: JETSTREAM after: "pay" }
+      step { id: "receive" call: "delivery.AwaitReceipt" via: JETSTREAM after: "ship" }
+    }
+    cancel {
+      step {
+        id: "close" call: "delivery.CloseReceipt" via: JETSTREAM
+        with { [type.googleapis.com/gaekju.delivery.v1.CloseReceiptRequest] { shipment_step_id: "ship" } }
+      }
+      step { undo: "ship" after: "close" }
+      step { undo: "pay" after: "ship" }
+      step { undo: "stock" after: "ship" }
+    })");
+  EXPECT_EQ(report.verdict, Verdict::kProved);
+}
+
 TEST(Explore, MoneyThatNoCancelGivesBackIsFound) {
   const Report report = Check(FashionBut("  step { undo: \"pay\" }\n", ""));
   EXPECT_EQ(report.verdict, Verdict::kViolated);

@@ -481,9 +481,10 @@ void World::Judge(int context, ContextState* state) {
       fact.step = plan_.StepIndex(fact.wire_id.substr(0, fact.wire_id.find('.')));
       fact.outcome = record.outcome();
       fact.undo = record.undo();
-      state->done_ever |= fact.outcome == Outcome::OUTCOME_DONE;
-      state->done_now |=
-          fact.outcome == Outcome::OUTCOME_DONE && fact.undo == Outcome::OUTCOME_UNSPECIFIED;
+      const bool done = fact.outcome == Outcome::OUTCOME_DONE &&
+                        (fact.step < 0 || !plan_.steps[fact.step].in_cancel);
+      state->done_ever |= done;
+      state->done_now |= done && fact.undo == Outcome::OUTCOME_UNSPECIFIED;
       state->records.push_back(std::move(fact));
     }
     if (table == &payment::kLedgerEntries) {

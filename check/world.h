@@ -103,8 +103,8 @@ struct ContextState {
   std::string broken;      // an invariant of the context that does not hold; empty when all do
   std::string twice;       // what was done twice; empty when nothing was
   bool suspect = false;    // `broken` or `twice`
-  bool done_ever = false;  // some step was done, taken back or not
-  bool done_now = false;   // some step is done, and not taken back
+  bool done_ever = false;  // some step of place was done, taken back or not
+  bool done_now = false;   // some step of place is done, and not taken back
   int64_t money = 0;       // what is kept of the buyer's money
   int64_t reserved = 0;    // units of stock
   int waiting_carts = 0;   // that nobody has paid

@@ -24,7 +24,7 @@ place {
   LAST
 }
 cancel {
-  step { undo: "pack" }
+  FIRST
   step { undo: "send" after: "pack" }
   step { undo: "branch" after: "send" }
   step { undo: "pay" after: "send" }
@@ -44,7 +44,18 @@ notice {
   }
 }
 """
+PACKS = 'step { undo: "pack" }'
 READS_IT = 'step { id: "read" call: "delivery.AwaitReceipt" via: JETSTREAM after: "send" }'
+# What its reader has, no cancel takes back.
+CLOSES_IT = """
+  step {
+    id: "close"
+    call: "delivery.CloseReceipt"
+    via: JETSTREAM
+    with { [type.googleapis.com/gaekju.delivery.v1.CloseReceiptRequest] { shipment_step_id: "send" } }
+  }
+  step { undo: "pack" after: "close" }
+"""
 
 BRANCHES = "".join("""
 call {
@@ -60,13 +71,13 @@ call {
 
 @pytest.fixture
 def bookclub(house):
-    """Opens the shop, with this last step, in the house that is open; and closes it."""
+    """Opens the shop, with this last step and the beginning of its cancel, in the house that is open; and closes it."""
     file, demo = house.storefronts / "bookclub.textproto", house.storefronts / "demo" / "bookclub.textproto"
 
-    def open_shop(last=""):
+    def open_shop(last="", first=PACKS):
         demo.parent.mkdir(exist_ok=True)
         demo.write_text(BRANCHES)
-        file.write_text(BOOKCLUB.replace("LAST", last))
+        file.write_text(BOOKCLUB.replace("LAST", last).replace("FIRST", first))
         eventually(lambda: _listing(house), "the shop is open")
         return Shop(house, "bookclub")
 
@@ -109,7 +120,7 @@ def test_it_takes_orders_to_their_end(house, bookclub):
 
 
 def test_its_orders_wait_for_people_and_for_nothing_else(house, bookclub):
-    shop = bookclub(last=READS_IT)
+    shop = bookclub(READS_IT, CLOSES_IT)
     result = load(house, "--storefront=bookclub", "--orders=100", "--decline_ratio=0.2", "--lines=3")
     # Paid after the answer: so a declined card refuses the order after it.
     assert result["acked"] == result["finished"] == 100 and result["failed"] == 0, result
