@@ -104,11 +104,8 @@ v1::Delivery ToDelivery(const Call& call, const Numbered<Delivery>& shown) {
 }
 
 absl::StatusOr<Numbered<Delivery>> BegunDelivery(Call& call, int64_t number) {
-  return OfOrderIf<Delivery>(call, number, Began, "NOT_YET", "delivery");
-}
-
-absl::StatusOr<Page<Numbered<Delivery>>> BegunDeliveries(Call& call, const PageRequest& request) {
-  return OfOrdersIf<Delivery>(call, request, Began);
+  return OfOrderIf<Delivery>(call, number, Began, "NOT_YET",
+                             absl::StrCat("order ", number, " has no delivery"));
 }
 
 // --- products: on the store's shelf, with the catalog's price and stock
@@ -174,8 +171,9 @@ Shop FashionShop() {
                                      ToOrderStatus,
                                      &v1::OrderStatuses::Embedded::add_order_statuses);
   shop.Item("GetDelivery", "delivery", BegunDelivery, ToDelivery);
-  shop.Collection<v1::Deliveries>("ListDeliveries", "delivery", "/deliveries", BegunDeliveries,
-                                  ToDelivery, &v1::Deliveries::Embedded::add_deliveries);
+  shop.Collection<v1::Deliveries>("ListDeliveries", "delivery", "/deliveries",
+                                  OfOrders<Delivery, Began>, ToDelivery,
+                                  &v1::Deliveries::Embedded::add_deliveries);
   shop.On("CreateProduct", "catalog", CreateProduct);
   shop.Item("GetProduct", "catalog", ProductByNumber, ToProduct);
   shop.Collection<v1::Products>("ListProducts", "store", "/products", ProductsOnTheShelf, ToProduct,

@@ -206,19 +206,13 @@ bool WasFilled(const Cart& cart) { return cart.has_create_time(); }
 bool WasCancelled(const Cart& cart) { return cart.state() == Cart::STATE_CANCELLED; }
 
 absl::StatusOr<Numbered<Cart>> FilledCart(Call& call, int64_t number) {
-  return OfOrderIf<Cart>(call, number, WasFilled, "CART_UNKNOWN", "cart");
-}
-
-absl::StatusOr<Page<Numbered<Cart>>> FilledCarts(Call& call, const PageRequest& request) {
-  return OfOrdersIf<Cart>(call, request, WasFilled);
+  return OfOrderIf<Cart>(call, number, WasFilled, "CART_UNKNOWN",
+                         absl::StrCat("order ", number, " has no cart"));
 }
 
 absl::StatusOr<Numbered<Cart>> CancelledCart(Call& call, int64_t number) {
-  return OfOrderIf<Cart>(call, number, WasCancelled, "CANCELLATION_UNKNOWN", "cancelled cart");
-}
-
-absl::StatusOr<Page<Numbered<Cart>>> CancelledCarts(Call& call, const PageRequest& request) {
-  return OfOrdersIf<Cart>(call, request, WasCancelled);
+  return OfOrderIf<Cart>(call, number, WasCancelled, "CANCELLATION_UNKNOWN",
+                         absl::StrCat("the cart of order ", number, " is not cancelled"));
 }
 
 }  // namespace
@@ -236,11 +230,11 @@ Shop FunshopShop() {
   shop.Collection<v1::PaymentLists>("ListPayments", "payment", "/paymentLists", OfOrders<Payment>,
                                     ToPayment, &v1::PaymentLists::Embedded::add_payment_lists);
   shop.Item("GetCart", "cart", FilledCart, ToCart);
-  shop.Collection<v1::Carts>("ListCarts", "cart", "/carts", FilledCarts, ToCart,
+  shop.Collection<v1::Carts>("ListCarts", "cart", "/carts", OfOrders<Cart, WasFilled>, ToCart,
                              &v1::Carts::Embedded::add_carts);
   shop.Item("GetCancellation", "cart", CancelledCart, ToCancellation);
-  shop.Collection<v1::Cancellations>("ListCancellations", "cart", "/cancellations", CancelledCarts,
-                                     ToCancellation,
+  shop.Collection<v1::Cancellations>("ListCancellations", "cart", "/cancellations",
+                                     OfOrders<Cart, WasCancelled>, ToCancellation,
                                      &v1::Cancellations::Embedded::add_cancellations);
   shop.Item("GetMyPage", "view", &Call::ViewByNumber, ToMyPage);
   shop.Collection<v1::MyPages>("ListMyPages", "view", "/mypages", &Call::Views, ToMyPage,

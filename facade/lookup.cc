@@ -335,25 +335,22 @@ absl::StatusOr<std::string> ProductIdByName(Call& call, const std::string& name)
 
 template <class Resource>
 absl::StatusOr<Numbered<Resource>> OfOrderIf(Call& call, int64_t number, Wanted<Resource> wanted,
-                                             absl::string_view reason, absl::string_view what) {
+                                             absl::string_view reason, absl::string_view message) {
   const absl::StatusOr<std::string> order_id = call.OrderIdOf(number);
   if (!order_id.ok()) return order_id.status();
   auto found = ByOrder<Resource>(call, {*order_id}, wanted);
   if (!found.ok()) return found.status();
   const auto it = found->find(*order_id);
-  if (it == found->end()) {
-    return Error(absl::StatusCode::kNotFound, reason,
-                 absl::StrCat("order ", number, " has no ", what));
-  }
+  if (it == found->end()) return Error(absl::StatusCode::kNotFound, reason, message);
   return Numbered<Resource>{Narrow(number), std::move(it->second)};
 }
 
 template <class Resource>
 absl::StatusOr<Numbered<Resource>> OfOrder(Call& call, int64_t number) {
   const std::string context = Kept<Resource>::kContext;
-  return OfOrderIf<Resource>(
-      call, number, [](const Resource&) { return true; },
-      absl::StrCat(absl::AsciiStrToUpper(context), "_UNKNOWN"), context);
+  return OfOrderIf<Resource>(call, number, Any<Resource>,
+                             absl::StrCat(absl::AsciiStrToUpper(context), "_UNKNOWN"),
+                             absl::StrCat(context, " has nothing of this order (yet)"));
 }
 
 template <class Resource>

@@ -67,11 +67,11 @@ struct Numbered {
 template <class Resource>
 using Wanted = bool (*)(const Resource&);
 
-// The newest wanted one of that order. Errors: NOT_FOUND `reason`, "order 7 has no <what>";
-// NOT_FOUND ORDER_UNKNOWN.
+// The newest wanted one of that order. Errors: NOT_FOUND `reason` with the message; NOT_FOUND
+// ORDER_UNKNOWN.
 template <class Resource>
 absl::StatusOr<Numbered<Resource>> OfOrderIf(Call& call, int64_t number, Wanted<Resource> wanted,
-                                             absl::string_view reason, absl::string_view what);
+                                             absl::string_view reason, absl::string_view message);
 // As above, of any state. Errors: NOT_FOUND PAYMENT_UNKNOWN, DELIVERY_UNKNOWN …
 template <class Resource>
 absl::StatusOr<Numbered<Resource>> OfOrder(Call& call, int64_t number);
@@ -81,8 +81,12 @@ template <class Resource>
 absl::StatusOr<Page<Numbered<Resource>>> OfOrdersIf(Call& call, const PageRequest& request,
                                                     Wanted<Resource> wanted);
 template <class Resource>
+bool Any(const Resource&) {
+  return true;
+}
+template <class Resource, Wanted<Resource> wanted = Any<Resource>>
 absl::StatusOr<Page<Numbered<Resource>>> OfOrders(Call& call, const PageRequest& request) {
-  return OfOrdersIf<Resource>(call, request, [](const Resource&) { return true; });
+  return OfOrdersIf<Resource>(call, request, wanted);
 }
 
 // --- notices; the number is their order's, 0 when they are about none

@@ -69,20 +69,13 @@ v1::Cancellation ToCancellation(const Call& call, const Numbered<Delivery>& deli
 }
 
 absl::StatusOr<Numbered<Delivery>> BegunDelivery(Call& call, int64_t number) {
-  return OfOrderIf<Delivery>(call, number, Began, "NOT_YET", "delivery");
-}
-
-absl::StatusOr<Page<Numbered<Delivery>>> BegunDeliveries(Call& call, const PageRequest& request) {
-  return OfOrdersIf<Delivery>(call, request, Began);
+  return OfOrderIf<Delivery>(call, number, Began, "NOT_YET",
+                             absl::StrCat("order ", number, " has no delivery"));
 }
 
 absl::StatusOr<Numbered<Delivery>> CancelledDelivery(Call& call, int64_t number) {
-  return OfOrderIf<Delivery>(call, number, Cancelled, "NOT_YET", "cancellation");
-}
-
-absl::StatusOr<Page<Numbered<Delivery>>> CancelledDeliveries(Call& call,
-                                                             const PageRequest& request) {
-  return OfOrdersIf<Delivery>(call, request, Cancelled);
+  return OfOrderIf<Delivery>(call, number, Cancelled, "NOT_YET",
+                             absl::StrCat("order ", number, " has no cancellation"));
 }
 
 absl::StatusOr<v1::Cancellation> CreateCancellation(Call& call,
@@ -150,12 +143,13 @@ Shop MyshopShop() {
                               &v1::Orders::Embedded::add_orders);
   shop.Item("DeleteOrder", "order", &Call::CancelOrder, ToOrder);
   shop.Item("GetDelivery", "delivery", BegunDelivery, ToDelivery);
-  shop.Collection<v1::Deliveries>("ListDeliveries", "delivery", "/deliveries", BegunDeliveries,
-                                  ToDelivery, &v1::Deliveries::Embedded::add_deliveries);
+  shop.Collection<v1::Deliveries>("ListDeliveries", "delivery", "/deliveries",
+                                  OfOrders<Delivery, Began>, ToDelivery,
+                                  &v1::Deliveries::Embedded::add_deliveries);
   shop.On("CreateCancellation", "order", CreateCancellation);
   shop.Item("GetCancellation", "delivery", CancelledDelivery, ToCancellation);
   shop.Collection<v1::Cancellations>("ListCancellations", "delivery", "/cancellations",
-                                     CancelledDeliveries, ToCancellation,
+                                     OfOrders<Delivery, Cancelled>, ToCancellation,
                                      &v1::Cancellations::Embedded::add_cancellations);
   shop.On("CreateNotice", "notification", CreateNotice);
   shop.Item("GetNotice", "notification", NoticeByNumber, ToNotice);

@@ -116,12 +116,8 @@ absl::StatusOr<v1::Reservation> CreateReservation(Call& call,
 
 // The assignment of a reservation; NOT_FOUND, too, when it was cancelled.
 absl::StatusOr<Numbered<Assignment>> ShownAssignment(Call& call, int64_t number) {
-  return OfOrderIf<Assignment>(call, number, IsShown, "ASSIGNMENT_UNKNOWN", "agency");
-}
-
-absl::StatusOr<Page<Numbered<Assignment>>> ShownAssignments(Call& call,
-                                                            const PageRequest& request) {
-  return OfOrdersIf<Assignment>(call, request, IsShown);
+  return OfOrderIf<Assignment>(call, number, IsShown, "ASSIGNMENT_UNKNOWN",
+                               absl::StrCat("no agency has reservation ", number));
 }
 
 // Records the pick-up. FAILED_PRECONDITION when no agency has the reservation.
@@ -207,7 +203,7 @@ Shop TshopShop() {
   shop.On("UpdateReservation", "order", UpdateReservation);
   shop.Item("GetAssignment", "assignment", ShownAssignment, ToAssignment);
   shop.Collection<v1::Assignments>("ListAssignments", "assignment", "/assignments",
-                                   ShownAssignments, ToAssignment,
+                                   OfOrders<Assignment, IsShown>, ToAssignment,
                                    &v1::Assignments::Embedded::add_assignments);
   shop.On("UpdateAssignment", "assignment", UpdateAssignment);
   shop.On("CreateProduct", "catalog", CreateProduct);
