@@ -73,7 +73,7 @@ def passing_folder():
         of_it = os.statvfs(memory)
         if not of_it.f_flag & os.ST_NOEXEC:
             free = min(of_it.f_bavail * of_it.f_frsize, int(shown["MemAvailable"].split()[0]) * 1024)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-test.", dir=memory if free > 8 << 30 else None))
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="gaekju-test.", dir=memory if free > 4 << 30 else None))
     folder.chmod(0o711)
     os.environ["TMPDIR"], before = str(folder), os.environ.get("TMPDIR")
     tempfile.tempdir = None  # asks again

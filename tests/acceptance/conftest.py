@@ -3,7 +3,9 @@
 import pytest
 
 from gaekju_house import House, STOREFRONTS
+from gateway import Gateway
 from shop import Shop
+from stubs import ROOT
 
 # Those that take minutes, longest first: a worker takes a file at a time, and none should begin with one of these at the end.
 LONG = ["test_funshop", "test_up", "test_tshop", "test_mealkit", "test_myshop", "test_fashion", "test_kakao", "test_up_gateway",
@@ -15,10 +17,19 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=STOREFRONTS) as house:
+def module_house(request, cluster, tmp_path_factory):
+    """With Fashion and its variants, and the shops that the module SELLS."""
+    sold = [ROOT / "storefronts" / f"{shop}.textproto" for shop in getattr(request.module, "SELLS", ())]
+    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[*STOREFRONTS, *sold]) as house:
         house.start()
         yield house
+
+
+@pytest.fixture(scope="module")
+def gateway(request, module_house):
+    """The web addresses of what the module SELLS."""
+    with Gateway(module_house, shops=request.module.SELLS) as running:
+        yield running
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 import pytest
 
-from gaekju_house import House, STOREFRONTS, eventually
+from gaekju_house import eventually
 from gateway import Gateway
 from stubs import order_service, payment_pb, payment_service
 from web_shops import WebShop
+
+SELLS = ["fashion"]
 
 
 class Fashion(WebShop):
@@ -14,19 +16,6 @@ class Fashion(WebShop):
     def register(self, number, price=20_000, stock=1_000_000, name="Outwear-1"):
         """The owner registers an item; again changes nothing."""
         return self.post("/products", f"id={number}", f"name={name}", f"price={price}", f"stock={stock}").created()
-
-
-@pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=STOREFRONTS) as house:
-        house.start()
-        yield house
-
-
-@pytest.fixture(scope="module")
-def gateway(module_house):
-    with Gateway(module_house, shops=["fashion"]) as running:
-        yield running
 
 
 @pytest.fixture

@@ -3,24 +3,11 @@
 import pytest
 
 import bus
-from gaekju_house import House, STOREFRONTS, eventually
+from gaekju_house import eventually
 from gateway import Gateway
-from stubs import ROOT
 from web_shops import Funshop
 
-
-@pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    storefronts = [*STOREFRONTS, ROOT / "storefronts" / "funshop.textproto"]
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=storefronts) as house:
-        house.start()
-        yield house
-
-
-@pytest.fixture(scope="module")
-def gateway(module_house):
-    with Gateway(module_house, shops=["funshop"]) as running:
-        yield running
+SELLS = ["funshop"]
 
 
 @pytest.fixture

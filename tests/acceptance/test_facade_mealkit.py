@@ -5,25 +5,12 @@ import urllib.request
 
 import pytest
 
-from gaekju_house import House, STOREFRONTS, eventually
-from gateway import Gateway
+from gaekju_house import eventually
 from shop import Call
-from stubs import ROOT, order_pb, order_service
+from stubs import order_pb, order_service
 from web_shops import Mealkit
 
-
-@pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    storefronts = [*STOREFRONTS, ROOT / "storefronts" / "mealkit.textproto"]
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=storefronts) as house:
-        house.start()
-        yield house
-
-
-@pytest.fixture(scope="module")
-def gateway(module_house):
-    with Gateway(module_house, shops=["mealkit"]) as running:
-        yield running
+SELLS = ["mealkit"]
 
 
 @pytest.fixture

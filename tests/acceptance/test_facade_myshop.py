@@ -2,9 +2,11 @@
 
 import pytest
 
-from gaekju_house import House, ROOT, eventually
+from gaekju_house import eventually
 from gateway import Gateway
 from web_shops import WebShop
+
+SELLS = ["myshop"]
 
 
 class Myshop(WebShop):
@@ -20,19 +22,6 @@ class Myshop(WebShop):
     def page(self, order):
         (row,) = [one for one in self.all("/customercenter/myPages", "myPages") if one["orderId"] == order]
         return row
-
-
-@pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=[ROOT / "storefronts" / "myshop.textproto"]) as house:
-        house.start()
-        yield house
-
-
-@pytest.fixture(scope="module")
-def gateway(module_house):
-    with Gateway(module_house, shops=["myshop"]) as running:
-        yield running
 
 
 @pytest.fixture

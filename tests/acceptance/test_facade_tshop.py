@@ -2,27 +2,13 @@
 
 import pytest
 
-from gaekju_house import House, STOREFRONTS, eventually
-from gateway import Gateway
-from stubs import ROOT
+from gaekju_house import eventually
 from web_shops import Tshop
+
+SELLS = ["tshop"]
 
 SEOUL = (37.5665, 126.9780)
 BUSAN = (35.1796, 129.0756)
-
-
-@pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    storefronts = [*STOREFRONTS, ROOT / "storefronts" / "tshop.textproto"]
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=storefronts) as house:
-        house.start()
-        yield house
-
-
-@pytest.fixture(scope="module")
-def gateway(module_house):
-    with Gateway(module_house, shops=["tshop"]) as running:
-        yield running
 
 
 @pytest.fixture

@@ -20,12 +20,13 @@ import pytest
 
 import bus
 import oracle
-from gaekju_house import House, STOREFRONTS, eventually
-from gateway import Gateway
+from gaekju_house import eventually
 from shop import Call, SECONDS_TO_ANSWER, Shop, only, refused
-from stubs import ROOT, catalog_pb, catalog_service, delivery_pb, delivery_service, notification_pb, order_pb, payment_pb
+from stubs import catalog_pb, catalog_service, delivery_pb, delivery_service, notification_pb, order_pb, payment_pb
 from stubs import payment_service, view_pb
 from web_shops import Mealkit
+
+SELLS = ["mealkit"]
 
 BY_NUMBER = '{"prodId": 1, "qty":5}'
 BY_NAME = '{"prodNm": "1001", "qty":5}'
@@ -78,20 +79,6 @@ class Meals(Mealkit):
                 return None
             return answer
         return eventually(attempt, f"order {number} may be cancelled", every=0.2).ok()
-
-
-@pytest.fixture(scope="module")
-def module_house(cluster, tmp_path_factory):
-    storefronts = [*STOREFRONTS, ROOT / "storefronts" / "mealkit.textproto"]
-    with House(cluster, tmp_path_factory.mktemp("house"), storefronts=storefronts) as house:
-        house.start()
-        yield house
-
-
-@pytest.fixture(scope="module")
-def gateway(module_house):
-    with Gateway(module_house, shops=["mealkit"]) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
