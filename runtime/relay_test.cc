@@ -650,7 +650,6 @@ TEST_F(RelayTest, ResendFindsItsRowsByTheIndex) {
 }
 
 TEST_F(RelayTest, WhatIsNotPublishedIsNotPruned) {
-  options_.retention = absl::Microseconds(500);  // now is 2,000
   Writer writer(options_.pg);
   writer.time_us = 1;
   {
@@ -660,6 +659,7 @@ TEST_F(RelayTest, WhatIsNotPublishedIsNotPruned) {
   }  // saves its cursor
   bus_.Disconnect();
   writer.WriteAndCommit({"b", "c"});
+  options_.retention = absl::Microseconds(500);  // now is 2,000
   options_.prune_interval = absl::Milliseconds(1);
   auto relay = StartRelay();
   ASSERT_TRUE(Eventually([&] { return Int("SELECT count(*) FROM outbox WHERE seq = 1") == 0; }));

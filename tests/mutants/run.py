@@ -105,7 +105,7 @@ def shell_test(mutant, program, test):
         return None
     if f"[ RUN      ] {test.split(':')[0]}" not in done.stdout:
         sys.exit(f"{program} has no {test}: {done.stdout}{done.stderr}")
-    said = re.findall(r"Failure\n((?:.+\n)+)", done.stdout)
+    said = re.findall(r"Failure\n((?:(?!\[).+\n)+)", done.stdout)
     how = " ".join(said[0].split()) if said else f"exit code {done.returncode}"
     return Kill("test", test, how, 0, time.monotonic() - started)
 
