@@ -1,8 +1,10 @@
-#include "flow/mutant.h"
+// Which seeded defect a program of ./dev mutants has: what the environment says. In no other build.
 
 #include <cstdlib>
 #include <iostream>
 #include <string>
+
+#include "flow/mutant.h"
 
 namespace gaekju::flow {
 namespace {
