@@ -276,7 +276,7 @@ class Shop {
                             });
   }
   // Paths that begin with `prefix` are served as if it were not there: "/api/fashion-order".
-  void StripPrefix(std::string prefix) { prefixes_.push_back(std::move(prefix)); }
+  void StripPrefix(absl::string_view prefix) { prefixes_.emplace_back(prefix); }
   // The ports that the shop's document prints: `gaekju up --document_ports=<shop>` binds them.
   void DocumentPorts(std::vector<int> ports) { document_ports_ = std::move(ports); }
   // A command that its document prints, for `gaekju up` to show:
