@@ -11,7 +11,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-const std::string kKey = std::string(62, '7') + "aF";
+constexpr char kKey[] = "77777777777777777777777777777777777777777777777777777777777777aF";
 
 CardBox Box(const std::string& key = kKey) {
   const absl::StatusOr<CardBox> box = CardBox::Of(key);
