@@ -74,6 +74,8 @@ constexpr int kItemRetriesMax = 8;
 // a dozen steps in a row that are each asked again after the longest backoff.
 constexpr int64_t kSettleMax = 3 * 3600 * kSecond;
 constexpr int kBuyerTriesMax = 6;
+// Whoever asks knows after this long what came of it, or that nothing will.
+constexpr int64_t kPatienceMax = 15 * kSecond;
 constexpr int64_t kDealerPoll = 500 * kMillisecond;
 
 constexpr const char* kContexts[] = {"assignment", "cart",    "catalog", "delivery", "notification",
@@ -1681,6 +1683,7 @@ void Simulation::Resend(const flow::Resend& resend) {
 void Simulation::Place(Buyer& buyer) {
   const uint64_t key = HashOf(buyer.name);
   const int number = ++buyer.tries;
+  last_act_us_ = std::max(last_act_us_, now_us_ + kPatienceMax);
   Tell(buyer.name, ": the buyer orders ", buyer.request.lines(0).quantity(), " of ",
        buyer.request.lines(0).product_id(),
        number > 1 ? absl::StrCat(", for the ", number, ". time") : "");
@@ -1741,6 +1744,7 @@ void Simulation::Cancel(Buyer& buyer, bool is_stranger) {
   request.set_customer_id(is_stranger ? "somebody-else" : buyer.request.customer_id());
   Tell(buyer.name, is_stranger ? ": a stranger cancels" : ": the buyer cancels");
   if (!is_stranger) ++buyer.cancel_tries;
+  last_act_us_ = std::max(last_act_us_, now_us_ + kPatienceMax);
   Rpc("gaekju.order.v1.OrderService.CancelOrder", request.SerializeAsString(),
       absl::StrCat("CancelOrder ", buyer.name), "",
       dice_.Between("patience", key, kSecond, 10 * kSecond),
@@ -1959,6 +1963,21 @@ std::vector<std::string> Simulation::Unsettled() {
   const auto report = CheckInvariants(&rows, options);
   GK_CHECK(report.ok()) << report.status();
   for (const auto& violation : report->violations) wrong.push_back(violation.text);
+  for (const auto& [order_id, versions] : told_) {
+    const auto view =
+        databases_[ContextIndex("view")]->Find<view::v1::OrderView>(view::kOrderViews, order_id);
+    for (const auto& [resource, version] : versions) {
+      int64_t shown = 0;
+      if (view != nullptr) {
+        const auto applied = view->applied_versions().find(resource);
+        if (applied != view->applied_versions().end()) shown = applied->second;
+      }
+      if (shown != version) {
+        wrong.push_back(absl::StrCat("the view of order ", order_id, " knows ", shown,
+                                     " events of ", resource, ", and there were ", version));
+      }
+    }
+  }
   for (auto& db : databases_) {
     for (const auto& [incarnation, log] : db->outbox) {
       if (log.published_seq < static_cast<int64_t>(log.rows.size())) {
@@ -2043,21 +2062,6 @@ void Simulation::CheckEnd() {
   for (const auto& [told, count] : told_of_cancel) {
     if (count > 1 + said_no_[told.first].size())
       Violate(absl::StrCat("of a cancel of ", told.first, ", somebody was told ", count, " times"));
-  }
-  for (const auto& [order_id, versions] : told_) {
-    const auto view =
-        databases_[ContextIndex("view")]->Find<view::v1::OrderView>(view::kOrderViews, order_id);
-    for (const auto& [resource, version] : versions) {
-      int64_t shown = 0;
-      if (view != nullptr) {
-        const auto applied = view->applied_versions().find(resource);
-        if (applied != view->applied_versions().end()) shown = applied->second;
-      }
-      if (shown != version) {
-        Violate(absl::StrCat("the view of order ", order_id, " knows ", shown, " events of ",
-                             resource, ", and there were ", version));
-      }
-    }
   }
   if (logged != notices) Violate(absl::StrCat(logged, " notices were told, of ", notices));
 }
