@@ -40,28 +40,26 @@ def main():
     sizes = {file: 0 for file in options.files}
     bounds = [("any number, 2 cancels", []), ("any number, 3 cancels", ["--cancels=3"])]
     bounds += [(f"up to {n}, 2 cancels", [f"--faults={n}"]) for n in range(1, FAULTS_MAX + 1)]
-    for name, flags in bounds:
-        if total >= options.states:
-            break
-        for file in sorted(options.files, key=sizes.get):  # the small ones first
-            if total >= options.states:
-                break
-            found = check(options, file, *flags)
-            if found["verdict"] == "invalid":
-                sys.exit(f"prove: {found['error']}")
-            sizes[file] = found["states"]
-            total += found["states"]
-            seconds += found["seconds"]
-            memory = max(memory, found["bytes"])
-            good &= found["verdict"] == "proved"
-            verdict = found["verdict"]
-            if verdict == "violated":
-                verdict += f": {found['hazard']}: {found['sentence']}"
-            elif verdict == "unfinished":
-                verdict += f": {found['ran_out']}"
-            print(ROW.format(found["storefront"], name, found["states"], found["transitions"], found["depth"],
-                             f"{found['seconds']:.2f}", found["states_per_second"], found["bytes"] >> 20, verdict),
-                  flush=True)
+    left = {file: list(bounds) for file in options.files}
+    while total < options.states and any(left.values()):
+        file = min((file for file in options.files if left[file]), key=sizes.get)  # the small ones first: they go deeper
+        name, flags = left[file].pop(0)
+        found = check(options, file, *flags)
+        if found["verdict"] == "invalid":
+            sys.exit(f"prove: {found['error']}")
+        sizes[file] = found["states"]
+        total += found["states"]
+        seconds += found["seconds"]
+        memory = max(memory, found["bytes"])
+        good &= found["verdict"] == "proved"
+        verdict = found["verdict"]
+        if verdict == "violated":
+            verdict += f": {found['hazard']}: {found['sentence']}"
+        elif verdict == "unfinished":
+            verdict += f": {found['ran_out']}"
+        print(ROW.format(found["storefront"], name, found["states"], found["transitions"], found["depth"],
+                         f"{found['seconds']:.2f}", found["states_per_second"], found["bytes"] >> 20, verdict),
+              flush=True)
     print(f"{total} states in {seconds:.1f} s, {total / max(seconds, 1e-6):.0f} states/s, at most {memory >> 20} MiB: "
           f"{'all proved' if good else 'NOT all proved'}{'' if total >= options.states else ', and too few states'}")
     return 0 if good and total >= options.states else 1
