@@ -266,6 +266,9 @@ TEST_F(TurnLoopTest, ACommitThatHappenedAndWasNotAnsweredIsNotDoneAgain) {
     auto pg = PgConnection::Connect(options_.pg);
     return pg.ok() && (*pg)->Query("SHOW synchronous_standby_names")->Bytes(0, 0) == "nobody";
   }));
+  // A COMMIT waits once the checkpointer, too, has read it: before its second checkpoint it has.
+  run("CHECKPOINT");
+  run("CHECKPOINT");
   armed = true;
   Request request;
   request.handler = loop_->FindHandler(kToyCapture);
@@ -292,16 +295,21 @@ TEST_F(TurnLoopTest, NobodyIsToldBeforeTheCommit) {
     result.outcome = flow::Outcome::OUTCOME_DONE;
     done(result);
   };
-  std::atomic<bool> hold{true};
+  std::atomic<bool> loading{false}, hold{true};
+  size_t commits = 0;  // of the loop's thread
   options_.failpoint = [&](const char* point) {
-    // The first turn waits until everything is queued, so that the second holds all of it.
-    if (std::string(point) == "load") Eventually([&] { return !hold; });
-    if (std::string(point) != "before_commit" || turns_.size() > 1) return;
-    const size_t before = turns_.size();  // of the first turn: one answer, one row
+    // The first turn waits until everything else is queued, so that the second holds all of it.
+    if (std::string(point) == "load") {
+      loading = true;
+      Eventually([&] { return !hold; });
+    }
+    if (std::string(point) != "before_commit" || commits > 1) return;
+    const size_t before = commits++;  // of the first turn: one answer, one row
     told_early +=
         answers_.size() > before || rows_.size() > before || settled_.size() > 0 || calls > 0;
   };
   Send(Loop(), "first", "c");
+  ASSERT_TRUE(Eventually([&] { return loading.load(); }));
   Send(Loop(), "o1", "c");
   Send(Loop(), "o2", "c", 1, "call");
   SendCommand(Loop(), "o3", "c", "");
